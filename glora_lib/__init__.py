@@ -1,0 +1,32 @@
+"""GLoRA in small: adapt a model, train a supernet, search a configuration, fuse it away.
+
+    import glora_lib as gl
+
+    profile = gl.PROFILES["cpu"]
+    task = gl.load_task("mnist_5k", profile)
+    model = gl.load_backbone(profile.backbone, classes=task.classes, image_size=profile.image_size)
+    net = gl.adapt(model, rank=profile.rank, scale_broadcast=profile.scale_broadcast)
+    space = gl.Space(net.layer_names, ranks=profile.ranks)
+    gl.train(net, task.train, profile, sample=space.sample, seed=0)
+    found = gl.evolve(space, score=lambda config: gl.accuracy(net.use(config), task.val), seed=0)
+    plain = gl.fuse(net.use(found.best))
+    print(gl.accuracy(plain, task.test))
+"""
+
+from glora_lib.adapter_file import AdapterError, load_adapter, save_adapter
+from glora_lib.backbones import BackboneError, load_backbone
+from glora_lib.data import DataError, Task, load_task
+from glora_lib.layer import GLoRALinear
+from glora_lib.methods import METHODS
+from glora_lib.model import AdaptedModel, adapt, fuse
+from glora_lib.profile import PROFILES, Profile
+from glora_lib.record import Record, RecordError, results
+from glora_lib.search import Found, evolve, random_search
+from glora_lib.space import Choice, Config, Space
+from glora_lib.train import TrainingError, accuracy, predict, train
+
+__all__ = [
+    *("AdaptedModel", "AdapterError", "BackboneError", "Choice", "Config", "DataError", "Found", "GLoRALinear", "METHODS"),
+    *("PROFILES", "Profile", "Record", "RecordError", "Space", "Task", "TrainingError", "accuracy", "adapt", "evolve", "fuse"),
+    *("load_adapter", "load_backbone", "load_task", "predict", "random_search", "results", "save_adapter", "train"),
+]

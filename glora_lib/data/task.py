@@ -1,0 +1,98 @@
+"""A task: three splits of labelled images, already at the size that a backbone sees."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+# timm lists mean = std = 0.5 for the weights that were pretrained on ImageNet-21K. GLoRA, NOAH, FacT and RepAdapter normalise
+# with ImageNet's statistics all the same, so these are the paper's, and the DINOv2-like backbone was trained with them too.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+class DataError(ValueError):
+    """Data that is missing, damaged or malformed; the message names what was found, what was expected and the mend."""
+
+
+class Images(Dataset):
+    """Labelled images in memory, normalised when they are read.
+
+    `raw` holds the unnormalised pixels, a uint8 tensor (N, 3, size, size) in 0..255, and `labels` an int64 tensor (N,).
+    `raw` may be any object with a `shape` that returns such pixels when indexed with an int or a list of ints;
+    `folder.Files`, for sets that memory cannot hold, is one.
+    """
+
+    def __init__(self, raw: torch.Tensor, labels: torch.Tensor | Sequence[int]):
+        labels = torch.as_tensor(labels, dtype=torch.int64)
+        if getattr(raw, "dtype", None) != torch.uint8 or len(raw.shape) != 4 or raw.shape[1] != 3:
+            found = f"{getattr(raw, 'dtype', None)} {tuple(raw.shape)}"
+            raise DataError(f"images must be uint8 of shape (N, 3, size, size), found {found}")
+        if labels.shape != (raw.shape[0],):
+            raise DataError(f"{raw.shape[0]} images need {raw.shape[0]} labels, found shape {tuple(labels.shape)}")
+        self.raw, self.labels = raw, labels
+        self.mean = torch.tensor(MEAN).view(3, 1, 1) * 255
+        self.std = torch.tensor(STD).view(3, 1, 1) * 255
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (images, labels): float32 (3, S, S) and int64 () for an int, (B, 3, S, S) and (B,) for B indices.
+
+        A list, an array or a tensor of ints is a whole batch, so that a loader with a `BatchSampler` as its sampler and
+        `batch_size=None` reads a batch in one indexing instead of stacking single images.
+        """
+        return (self.raw[index].float() - self.mean) / self.std, self.labels[index]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Three disjoint splits with the same classes; what the splits are used for is `train`'s and `search`'s affair."""
+
+    name: str
+    group: str  # natural | specialized | structured | smoke: VTAB's groups, and one for the tests
+    stands_for: str  # the VTAB task that this one replaces, "" when it replaces none
+    class_names: tuple[str, ...]  # label i means class_names[i]
+    train: Images
+    val: Images
+    test: Images
+    sha256: str  # of all images and labels before resizing, so it does not depend on the profile
+
+    @property
+    def classes(self) -> int:
+        """The number of classes, which is the width of the head."""
+        return len(self.class_names)
+
+
+def resize(images: Iterable, size: int) -> torch.Tensor:
+    """Return the images as uint8 (N, 3, size, size), resized with PIL's bicubic filter (which antialiases).
+
+    `images` yields PIL images or uint8 arrays of shape (H, W) or (H, W, 3). The aspect ratio is not kept: VTAB's protocol
+    and the authors' `Resize((224, 224), interpolation=3)` squeeze every image to the square.
+    """
+    images = list(images)
+    resized = np.empty((len(images), size, size, 3), np.uint8)
+    for row, image in zip(resized, images, strict=True):
+        image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+        row[:] = np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
+    return torch.from_numpy(resized).permute(0, 3, 1, 2).contiguous()
+
+
+def from_arrays(name: str, group: str, stands_for: str, class_names: Sequence[str], splits: dict, size: int) -> Task:
+    """Return the task of `splits`: {"train" | "val" | "test": (uint8 (N, H, W) or (N, H, W, 3), int (N,))}."""
+    digest, parts = hashlib.sha256(), {}
+    for split in ("train", "val", "test"):
+        images, labels = splits[split]
+        labels = np.asarray(labels, np.int64)
+        if labels.min() < 0 or labels.max() >= len(class_names):
+            raise DataError(f"{name}, {split}: labels must lie in 0..{len(class_names) - 1}, found {labels.max()}")
+        digest.update(f"{split} {images.shape}".encode())
+        digest.update(np.ascontiguousarray(images))
+        digest.update(labels.astype("<i8"))
+        parts[split] = Images(resize(images, size), labels)
+    return Task(name, group, stands_for, tuple(class_names), sha256=digest.hexdigest(), **parts)

@@ -1,0 +1,24 @@
+"""The linear probe: nothing but the head is trained."""
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset, TensorDataset
+
+
+def linear(model: nn.Module) -> nn.Module:
+    """Freeze everything but the head of a timm model; return the model."""
+    model.requires_grad_(False)
+    model.get_classifier().requires_grad_(True)
+    return model
+
+
+@torch.no_grad()
+def features(model: nn.Module, data: Dataset, batch_size: int = 250) -> TensorDataset:
+    """Return what the head of a timm model sees, (N, width) float32, and the labels.
+
+    A linear probe on these is the same as training the head behind a frozen backbone, without computing it again every epoch.
+    """
+    model.eval()
+    batches = [data[list(range(start, min(start + batch_size, len(data))))] for start in range(0, len(data), batch_size)]
+    rows = [model.forward_head(model.forward_features(images), pre_logits=True) for images, _ in batches]
+    return TensorDataset(torch.cat(rows), torch.cat([labels for _, labels in batches]))

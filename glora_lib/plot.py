@@ -1,0 +1,124 @@
+"""Figures: arrays and tables in, a matplotlib Figure out; `save` puts it where its profile keeps figures."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from glora_lib.paths import ROOT
+from glora_lib.profile import Profile
+from glora_lib.space import TENSORS, Config, forms
+
+# dark to light, so that lines and bars stay apart in grey; markers and hatches tell them apart a second time
+GREYSAFE = ("#1b2a41", "#b5442e", "#3d7ea6", "#e0a458", "#8aa29e")
+MARKERS = ("o", "s", "^", "D", "v")
+HATCHES = ("", "//", "..", "xx", "--")
+
+
+def save(figure: Figure, name: str, profile: Profile) -> Path:
+    """Write the figure as `<name>.png` to the profile's folder; return the path."""
+    path = ROOT / profile.figures / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120, bbox_inches="tight", metadata={"Software": None})
+    return path
+
+
+def lines(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, x: str, y: str, title: str = "", log_y: bool = False
+) -> Figure:
+    """Return a line per name of `curves`, each (x values, y values), with markers."""
+    figure, axes = plt.subplots(figsize=(7, 4))
+    for number, (name, (xs, ys)) in enumerate(curves.items()):
+        style = {"color": GREYSAFE[number % 5], "marker": MARKERS[number % 5]}
+        axes.plot(xs, ys, label=name, markersize=4, linewidth=1.6, **style)
+    axes.set(xlabel=x, ylabel=y, title=title, yscale="log" if log_y else "linear")
+    axes.legend(frameon=False)
+    return _finish(figure)
+
+
+def intervals(table: pd.DataFrame, *, label: str, value: str, low: str, high: str, x: str, reference: float | None = None) -> Figure:
+    """Return a dot with an interval for every row of `table`, one under another."""
+    figure, axes = plt.subplots(figsize=(7, 0.45 * len(table) + 1))
+    places = np.arange(len(table))[::-1]
+    spread = np.abs(table[[low, high]].to_numpy().T - table[value].to_numpy())
+    axes.errorbar(table[value], places, xerr=spread, fmt="o", color=GREYSAFE[0], capsize=4)
+    if reference is not None:
+        axes.axvline(reference, color=GREYSAFE[1], linestyle="--", linewidth=1)
+    axes.set(yticks=places, yticklabels=table[label], xlabel=x)
+    return _finish(figure)
+
+
+def bars(table: pd.DataFrame, *, x: str, y: str, hue: str, error: str, ylabel: str) -> Figure:
+    """Return bars grouped by `x`, one pattern per `hue`, with `error` (a standard deviation) as whiskers."""
+    groups, kinds = list(dict.fromkeys(table[x])), list(dict.fromkeys(table[hue]))
+    figure, axes = plt.subplots(figsize=(2 + 1.9 * len(groups), 4))
+    width = 0.8 / len(kinds)
+    for number, kind in enumerate(kinds):
+        rows = table[table[hue] == kind].set_index(x).reindex(groups)
+        places = np.arange(len(groups)) + (number - (len(kinds) - 1) / 2) * width
+        style = {"color": GREYSAFE[number % 5], "hatch": HATCHES[number % 5], "edgecolor": "white"}
+        axes.bar(places, rows[y], width, yerr=rows[error].fillna(0), label=kind, capsize=3, **style)
+    axes.set(xticks=np.arange(len(groups)), xticklabels=groups, ylabel=ylabel)
+    axes.legend(frameon=False, ncols=len(kinds), loc="lower center", bbox_to_anchor=(0.5, 1))
+    return _finish(figure)
+
+
+def generations(search: Sequence[Mapping], random_best: Sequence[float] | None = None, *, n: int) -> Figure:
+    """Return every subnet of a search as a dot, a column a generation, with the best so far.
+
+    Args:
+        search: one mapping a generation with "val", the accuracies of its subnets (fractions).
+        random_best: the best so far of a random search after as many evaluations, at each generation.
+        n: images that an accuracy was measured on.
+    """
+    figure, axes = plt.subplots(figsize=(7, 4))
+    jitter = np.random.default_rng(0)
+    best = np.maximum.accumulate([max(generation["val"], default=0) for generation in search])
+    for number, generation in enumerate(search):
+        places = number + jitter.uniform(-0.25, 0.25, len(generation["val"]))
+        axes.scatter(places, 100 * np.array(generation["val"]), s=10, color=GREYSAFE[4], label="a subnet" if number == 0 else None)
+    axes.plot(100 * best, color=GREYSAFE[0], marker="o", label="evolution, best so far")
+    if random_best is not None:
+        axes.plot(100 * np.array(random_best), color=GREYSAFE[1], marker="s", linestyle="--", label="random search, best so far")
+    axes.set(xlabel="generation (0 = random start)", ylabel=f"top-1 on val (%), n = {n}", xticks=range(len(search)))
+    axes.legend(frameon=False, loc="lower right")
+    return _finish(figure)
+
+
+def configuration(config: Config, ranks: Sequence[int]) -> Figure:
+    """Return a heatmap of a configuration: a row a support tensor, a column a layer, darker for more parameters."""
+    order = tuple(reversed(forms("A", sorted(ranks, reverse=True)))) + ()
+    names = list(config)
+    grid = np.array([[order.index(getattr(config[name], tensor)) for name in names] for tensor in TENSORS])
+    figure, axes = plt.subplots(figsize=(0.24 * len(names) + 2.5, 3.2))
+    colors = sns.color_palette("Greys", len(order))
+    sns.heatmap(grid, cmap=colors, vmin=-0.5, vmax=len(order) - 0.5, linewidths=0.4, linecolor="white", ax=axes, cbar_kws={"pad": 0.02})
+    axes.collections[0].colorbar.set_ticks(range(len(order)), labels=order)
+    short = [name.replace("blocks.", "") for name in names]
+    axes.set_xticks(np.arange(len(names)) + 0.5, short, rotation=90, fontsize=7)
+    axes.set_yticks(np.arange(len(TENSORS)) + 0.5, TENSORS, rotation=0)
+    return _finish(figure, spines=False)
+
+
+def contact_sheet(tasks: Sequence, columns: int = 10) -> Figure:
+    """Return the first training images of every task, a row a task, with their class above."""
+    figure, grid = plt.subplots(len(tasks), columns, figsize=(1.1 * columns, 1.45 * len(tasks)), squeeze=False)
+    for row, task in zip(grid, tasks, strict=True):
+        for axes, image, label in zip(row, task.train.raw, task.train.labels, strict=False):
+            axes.imshow(image.permute(1, 2, 0).numpy())
+            axes.set_title(task.class_names[int(label)][:12], fontsize=6)
+            axes.set(xticks=[], yticks=[])
+        row[0].set_ylabel(task.name, fontsize=8)
+    return _finish(figure, spines=False)
+
+
+def _finish(figure: Figure, spines: bool = True) -> Figure:
+    if spines:
+        sns.despine(figure)
+    figure.tight_layout()
+    plt.close(figure)  # a notebook shows the figure that a cell returns, once
+    return figure

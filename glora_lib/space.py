@@ -1,0 +1,177 @@
+"""The search space of GLoRA: what every support tensor of every layer may be. No torch here.
+
+A layer has five support tensors. A and B are none, a scalar, a vector or LoRA of some rank; C is none, a vector or LoRA;
+D and E are none, a scalar or a vector (Eq. 11). With one rank that makes 4 * 4 * 3 * 3 * 3 = 432 choices a layer, with two
+ranks 5 * 5 * 4 * 3 * 3 = 900. The layers choose independently, so 48 layers have 432 ** 48 subnets.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from math import prod
+from typing import Protocol
+
+TENSORS = ("A", "B", "C", "D", "E")
+
+
+class RandomSource(Protocol):
+    """What sampling needs: `random.Random` and `numpy.random.Generator` both have it."""
+
+    def random(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The form of each support tensor of one layer: "none", "scalar", "vector" or "lora" and a rank, as in "lora8"."""
+
+    A: str = "none"  # scales W0: W0 * A
+    B: str = "none"  # shifts W0
+    C: str = "none"  # shifts the bias through the weight: W0 @ C
+    D: str = "none"  # scales b0: b0 * D
+    E: str = "none"  # shifts b0
+
+    def __post_init__(self):
+        for tensor, form in asdict(self).items():
+            if not isinstance(form, str) or (form not in ("none", "scalar", "vector") and lora_rank(form) == 0):
+                raise ValueError(f"{form!r} is no form of {tensor}; valid: none, scalar, vector, lora and a rank (lora8)")
+            if (tensor == "C" and form == "scalar") or (tensor in "DE" and lora_rank(form)):
+                raise ValueError(f"{tensor} has no form {form!r} (Eq. 11); valid: {', '.join(forms(tensor, (8,)))}")
+
+
+Config = Mapping[str, Choice]  # layer name -> choice
+
+
+def lora_rank(form: str) -> int:
+    """Return the rank of a form such as "lora8", and 0 for the other forms."""
+    digits = form.removeprefix("lora")
+    return int(digits) if form.startswith("lora") and digits.isdecimal() and not digits.startswith("0") else 0
+
+
+def forms(tensor: str, ranks: Collection[int]) -> tuple[str, ...]:
+    """Return the forms that `tensor` may take when LoRA has one of `ranks` (Eq. 11)."""
+    lora = tuple(f"lora{rank}" for rank in ranks)
+    return {
+        "A": (*lora, "vector", "scalar", "none"),
+        "B": (*lora, "vector", "scalar", "none"),
+        "C": (*lora, "vector", "none"),
+        "D": ("vector", "scalar", "none"),
+        "E": ("vector", "scalar", "none"),
+    }[tensor]
+
+
+class Space:
+    """All configurations of the named layers. Draws, changes, counts, checks and writes them down."""
+
+    def __init__(self, layer_names: Iterable[str], ranks: Iterable[int] = (8,)):
+        self.layer_names = tuple(layer_names)
+        self.ranks = tuple(ranks)
+        if not self.layer_names or len(set(self.layer_names)) < len(self.layer_names):
+            raise ValueError(f"a space needs at least one layer and every name once; got {self.layer_names}")
+        if not self.ranks or len(set(self.ranks)) < len(self.ranks) or min(self.ranks) < 1:
+            raise ValueError(f"ranks must be different positive integers; got {self.ranks}")
+        self.forms = {tensor: forms(tensor, self.ranks) for tensor in TENSORS}
+
+    @property
+    def per_layer(self) -> int:
+        """The number of choices of one layer: 432 with one rank, 900 with two."""
+        return prod(len(options) for options in self.forms.values())
+
+    def count(self) -> int:
+        """Return the exact number of configurations, `per_layer ** layers` (the paper multiplies: 432 x 48)."""
+        return self.per_layer ** len(self.layer_names)
+
+    def choices(self) -> list[Choice]:
+        """Return every choice of one layer, in a fixed order."""
+        choices = [Choice()]
+        for tensor, options in self.forms.items():
+            choices = [replace(choice, **{tensor: form}) for choice in choices for form in options]
+        return choices
+
+    def sample(self, rng: RandomSource) -> dict[str, Choice]:
+        """Draw every support tensor of every layer uniformly and independently, as the authors' layer does at each step."""
+        return {name: Choice(*(_pick(rng, self.forms[tensor]) for tensor in TENSORS)) for name in self.layer_names}
+
+    def uniform(self, choice: Choice) -> dict[str, Choice]:
+        """Return the configuration in which every layer makes the same choice."""
+        return self.check(dict.fromkeys(self.layer_names, choice))
+
+    def mutate(self, config: Config, rng: RandomSource, probability: float = 0.2) -> dict[str, Choice]:
+        """Return a copy in which every gene (a tensor of a layer) was drawn again with `probability`.
+
+        The draw may give the old form again, as in the authors' code, so fewer genes change than are drawn.
+        """
+        return {
+            name: Choice(*(self._redraw(tensor, form, rng, probability) for tensor, form in asdict(config[name]).items()))
+            for name in self.layer_names
+        }
+
+    def _redraw(self, tensor: str, form: str, rng: RandomSource, probability: float) -> str:
+        return _pick(rng, self.forms[tensor]) if rng.random() < probability else form
+
+    def cross(self, first: Config, second: Config, rng: RandomSource) -> dict[str, Choice]:
+        """Return a child that takes every gene from either parent with probability 1/2."""
+        return {
+            name: Choice(*(getattr(_pick(rng, (first, second))[name], tensor) for tensor in TENSORS))
+            for name in self.layer_names
+        }
+
+    def parameters(self, config: Config, shapes: Mapping[str, tuple[int, int]]) -> int:
+        """Return how many parameters a subnet stores, head excluded; `shapes` maps a layer to (outputs d2, inputs d1).
+
+        Counted as the authors do (evolution_utils.py): a layer without bias pays for D although D has nothing to scale.
+        """
+        total = 0
+        for name, choice in self.check(config).items():
+            d2, d1 = shapes[name]
+            for tensor, form in asdict(choice).items():
+                rows, columns = (d1, 1) if tensor == "C" else (d2, d1)
+                total += {"none": 0, "scalar": 1, "vector": rows}.get(form, lora_rank(form) * (rows + columns))
+        return total
+
+    def check(self, config: Config) -> Config:
+        """Return `config` unchanged if it belongs to this space; else raise a ValueError that names what does not."""
+        check_names(config, self.layer_names)
+        for name, choice in config.items():
+            for tensor, form in asdict(choice).items():
+                if form not in self.forms[tensor]:
+                    valid = ", ".join(self.forms[tensor])
+                    raise ValueError(f"unknown choice {form!r} for {tensor} of layer {name!r}; valid here: {valid}")
+        return config
+
+    def encode(self, config: Config) -> str:
+        """Return the configuration as a short string: one letter a gene, layers in order. `decode` reads it back."""
+        genes = ((tensor, form) for name in self.layer_names for tensor, form in asdict(config[name]).items())
+        return "".join(chr(ord("a") + self.forms[tensor].index(form)) for tensor, form in genes)
+
+    def decode(self, key: str) -> dict[str, Choice]:
+        """Return the configuration that `encode` wrote."""
+        genes = [self.forms[TENSORS[place % 5]][ord(letter) - ord("a")] for place, letter in enumerate(key)]
+        return {name: Choice(*genes[5 * place : 5 * place + 5]) for place, name in enumerate(self.layer_names)}
+
+
+def check_names(config: Config, layer_names: Collection[str]) -> None:
+    """Raise a ValueError that names the layers which `config` lacks or which the model does not have."""
+    missing = [name for name in layer_names if name not in config]
+    unknown = [name for name in config if name not in layer_names]
+    if missing or unknown:
+        raise ValueError(
+            f"the configuration lacks layers {missing[:3]} ({len(missing)}) and names unknown ones {unknown[:3]} "
+            f"({len(unknown)}); it needs each of the {len(layer_names)} layers once, such as {list(layer_names)[:2]}"
+        )
+
+
+def to_json(config: Config) -> dict[str, dict[str, str]]:
+    """Return the configuration as plain JSON types."""
+    return {name: asdict(choice) for name, choice in config.items()}
+
+
+def from_json(data: Mapping[str, Mapping[str, str]]) -> dict[str, Choice]:
+    """Return the configuration that `to_json` wrote; a ValueError names a tensor or a form that does not exist."""
+    known = {field.name for field in fields(Choice)}
+    for name, forms_by_tensor in data.items():
+        if set(forms_by_tensor) - known:
+            raise ValueError(f"layer {name!r} has unknown tensors {set(forms_by_tensor) - known}; valid: {TENSORS}")
+    return {name: Choice(**forms_by_tensor) for name, forms_by_tensor in data.items()}
+
+
+def _pick(rng: RandomSource, options):
+    return options[int(rng.random() * len(options))]

@@ -1,0 +1,235 @@
+"""Run the notebooks in order and end with the verdicts.
+
+    python reproduce.py --profile cpu --compute missing --only 04 05 --set seeds=3
+
+Every notebook runs in its own kernel (this interpreter's), with notebooks/ as working directory. The executed copy and
+its HTML go to out/<profile>/. A failing notebook does not stop the others. Each line gives a notebook's wall time and
+peak memory: the largest sum, sampled five times a second, of the resident sizes of the kernel and the processes below
+it (pages that they share count once a process, so with workers the sum is an upper bound).
+"""
+
+import argparse
+import ast
+import logging
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import papermill
+import psutil
+import yaml
+from nbconvert import HTMLExporter
+
+from glora_lib.paths import NOTEBOOKS, OUT
+from glora_lib.profile import PROFILES
+
+TIMEOUT = 3600  # seconds a notebook
+
+
+@dataclass
+class Outcome:
+    """What running one notebook gave; `failure` is empty after a success."""
+
+    seconds: float
+    peak_bytes: int
+    failure: str = ""
+
+
+def select(folder: Path, only: list[str]) -> list[Path]:
+    """Return the notebooks of `folder` in order, or those whose two-digit numbers are in `only`.
+
+    Raises ValueError for a number that no notebook has.
+    """
+    notebooks = {path.name[:2]: path for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))}
+    if unknown := [number for number in only if number.zfill(2) not in notebooks]:
+        raise ValueError(f"no notebook has the number {', '.join(unknown)}; there are {', '.join(notebooks) or 'none'}")
+    wanted = {number.zfill(2) for number in only} or set(notebooks)
+    return [path for number, path in notebooks.items() if number in wanted]
+
+
+def parameters_index(cells: list) -> int | None:
+    """Return the index of the first cell tagged `parameters`, or None."""
+    tagged = (index for index, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", []))
+    return next(tagged, None)
+
+
+def declared(notebook: Path) -> dict:
+    """Return the parameters that a notebook declares, name to default.
+
+    Raises ValueError when there is no parameters cell or when it holds more than assignments of literals.
+    """
+    cells = nbformat.read(notebook, as_version=4).cells
+    if (index := parameters_index(cells)) is None:
+        raise ValueError(f"{notebook.name}: no cell is tagged 'parameters'")
+    defaults = {}
+    for statement in ast.parse(cells[index].source).body:
+        match statement:
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
+                pass
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                pass
+            case _:
+                raise ValueError(f"{notebook.name}: the parameters cell holds more than assignments")
+        defaults[name] = ast.literal_eval(value)
+    return defaults
+
+
+def refuse_undeclared(notebooks: list[Path], parameters: dict) -> None:
+    """Raise ValueError naming the first notebook that does not declare one of `parameters`; papermill only warns."""
+    for notebook in notebooks:
+        names = declared(notebook)
+        if unknown := sorted(parameters.keys() - names.keys()):
+            raise ValueError(f"{notebook.name} has no parameter {', '.join(unknown)}; it declares {', '.join(names)}")
+
+
+class PeakMemory:
+    """Context manager; afterwards `.bytes` is the peak described at the top of this file."""
+
+    def __enter__(self) -> "PeakMemory":
+        self.bytes, self._done = 0, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        this = psutil.Process()
+        while not self._done.wait(0.2):
+            total = 0
+            for process in this.children(recursive=True):
+                try:
+                    total += process.memory_info().rss
+                except psutil.Error:  # it ended between the two calls
+                    continue
+            self.bytes = max(self.bytes, total)
+
+
+def escape(path: Path) -> str:
+    """Return `path` as text in which papermill finds no format field."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def run(notebook: Path, parameters: dict, out: Path, timeout: float = TIMEOUT) -> Outcome:
+    """Run one notebook, write its executed copy and HTML into `out`; return the outcome, also of a failure.
+
+    Raises ValueError when `out` is the notebook's own folder.
+    """
+    target = out / notebook.name
+    if target.resolve() == notebook.resolve():
+        raise ValueError(f"running {notebook} into {out} would overwrite it")
+    out.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)  # so that an older copy cannot pass for this run's
+    html(target).unlink(missing_ok=True)
+    begin, current = time.monotonic(), {"cell_index": 0}
+    failure = ""
+    with PeakMemory() as peak:
+        try:
+            papermill.execute_notebook(
+                escape(notebook.resolve()),
+                escape(target.resolve()),
+                parameters,
+                kernel_name="python3",
+                language="python",  # stripped notebooks do not say it
+                cwd=notebook.resolve().parent,
+                progress_bar=False,
+                on_cell_execute=current.update,
+                # nbclient's timeout is a cell's: giving each what the notebook has left makes it the notebook's
+                timeout_func=lambda cell: max(1, begin + timeout - time.monotonic()),
+                extra_arguments=["--IPKernelApp.log_level=ERROR"],  # quiet about its loopback sockets
+            )
+        except Exception as error:  # also a dead kernel or a timeout, which papermill does not wrap
+            failure = describe(notebook, current, error)
+    if target.exists():
+        write_html(target, links_from=notebook.parent)
+    return Outcome(time.monotonic() - begin, peak.bytes, failure)
+
+
+def describe(notebook: Path, current: dict, error: Exception) -> str:
+    """Return one line: the failing cell (index in the source notebook, first line) and the error."""
+    index = getattr(error, "cell_index", current["cell_index"])  # without the attribute: a timeout, a dead kernel
+    cells = nbformat.read(notebook, as_version=4).cells
+    declared_at = parameters_index(cells)
+    if declared_at is None or index > declared_at:
+        index -= 1  # papermill inserts the injected parameters after the declared ones, or first of all
+    first_line = (cells[max(index, 0)].source.strip().splitlines() or [""])[0]
+    name = getattr(error, "ename", type(error).__name__)
+    value = (str(getattr(error, "evalue", error)).strip().splitlines() or [""])[0]
+    return f"cell {index} `{first_line}`: {name}: {value}"
+
+
+def html(executed: Path) -> Path:
+    """Return where the HTML of an executed notebook lies."""
+    return executed.with_suffix(".html")
+
+
+def write_html(executed: Path, links_from: Path) -> None:
+    """Write the HTML beside an executed notebook, with the figures embedded that it links relative to `links_from`."""
+    resources = {"metadata": {"name": executed.stem, "path": str(links_from)}}
+    # from_filename would look for the figures beside the executed notebook
+    body, _ = HTMLExporter(embed_images=True).from_notebook_node(nbformat.read(executed, as_version=4), resources)
+    html(executed).write_text(body, encoding="utf-8")
+
+
+def assignment(text: str) -> tuple[str, object]:
+    """Return the name and the value, typed as in YAML, of `name=value`."""
+    name, equals, value = text.partition("=")
+    if not (name.isidentifier() and equals):
+        raise argparse.ArgumentTypeError(f"expected name=value, not {text!r}")
+    return name, yaml.safe_load(value)
+
+
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Return the parsed command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--profile", default="cpu", choices=PROFILES)
+    parser.add_argument("--compute", default="missing", choices=("none", "missing", "all"), help="what to compute anew")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NN", help="numbers of notebooks")
+    parser.add_argument("--set", nargs="+", action="extend", type=assignment, default=[], metavar="NAME=VALUE")
+    parser.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds a notebook")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run what the command line asks for; return 0, 1 if a notebook failed, or 2 if the command line is at fault."""
+    args = arguments(argv)
+    parameters = {"profile": args.profile, "compute": args.compute, **dict(args.set)}
+    try:
+        notebooks = select(NOTEBOOKS, args.only)
+        refuse_undeclared(notebooks, parameters)
+    except ValueError as error:
+        print(f"reproduce.py: {error}", file=sys.stderr)
+        return 2
+
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # a failure gets its line here
+    # For the kernels: figures go into the notebook whatever the shell says, and no warning about frozen modules does.
+    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
+    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+
+    failed = 0
+    for notebook in notebooks:
+        print(f"{notebook.stem:<42}", end="", flush=True)
+        outcome = run(notebook, parameters, OUT / args.profile, args.timeout)
+        state = "FAILED" if outcome.failure else "ok"
+        print(f"{state:<7} {outcome.seconds:7.1f} s {outcome.peak_bytes / 2**30:6.2f} GiB", flush=True)
+        if outcome.failure:
+            failed += 1
+            print(f"    {outcome.failure}", flush=True)
+
+    from glora_lib.audit import verdicts  # only now: it reads the records that the notebooks have just written
+
+    table = verdicts(args.profile)
+    if len(table):
+        print(f"\n{table.to_string(index=False)}")
+    print(f"\n{len(notebooks) - failed} of {len(notebooks)} notebooks ran; see {OUT / args.profile}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,25 @@
+"""Before the library is imported: its annotated shapes are checked while tests run, and only then."""
+
+from jaxtyping import install_import_hook
+
+install_import_hook("glora_lib", "beartype.beartype")
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def two_threads():
+    """Two threads of torch, as many as the machine that the recorded numbers come from has cores."""
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def seeds():
+    """Every test starts from the same state of the global generators, alone or in company."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - third parties use the global generator
+    torch.manual_seed(0)

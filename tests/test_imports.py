@@ -1,0 +1,106 @@
+"""The direction of imports. The table is the documentation: a module, and the modules of ours that it may import."""
+
+import ast
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+
+import pytest
+
+from glora_lib.paths import ROOT
+
+PACKAGE = ROOT / "glora_lib"
+
+ALLOWED = {
+    # know nothing of ours
+    "paths": set(),
+    "profile": set(),
+    "space": set(),
+    "train": set(),
+    "provenance": set(),
+    # the method
+    "layer": {"space"},
+    "model": {"layer", "space"},
+    "adapter_file": {"model", "space"},
+    "search": {"space"},
+    "backbones": {"paths"},
+    # the baselines
+    "methods.probes": {"model"},
+    "methods.lora": {"layer", "model", "space"},
+    "methods.glora_method": {"layer", "model", "space"},
+    "methods": {"methods.glora_method", "methods.lora", "methods.probes", "model"},
+    # the data
+    "data.task": {"paths"},
+    "data.packaged": {"data.task", "paths"},
+    "data.clevr": {"data.task", "paths"},
+    "data.gratings": {"data.task"},
+    "data.folder": {"data.task", "paths"},
+    "data": {"data.clevr", "data.folder", "data.gratings", "data.packaged", "data.task", "paths", "profile"},
+    # what came out
+    "record": {"paths", "provenance"},
+    "grid": {"paths", "profile", "record"},
+    "audit": {"paths", "record"},
+    "plot": {"paths"},
+}
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip("."): path
+    for path in PACKAGE.rglob("*.py")
+}
+TORCH_FREE = ("paths", "profile", "search", "space")
+NEVER = {"IPython", "ipykernel", "nbclient", "nbconvert", "nbformat", "papermill", "peft"}  # peft belongs to the tests
+
+
+def imported(name: str) -> set[str]:
+    """Return the absolute names that a module imports anywhere in its file, inside functions too."""
+    package = ["glora_lib", *name.split(".")][: None if MODULES[name].name == "__init__.py" else -1]
+    names = set()
+    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            source = ".".join([*base, *filter(None, [node.module])])
+            # `from glora_lib import space` names a module, `from glora_lib.space import Choice` a part of one
+            parts = {f"{source}.{alias.name}" for alias in node.names}
+            names |= {part if is_module(part) else source for part in parts}
+    return names
+
+
+def is_module(name: str) -> bool:
+    """Return whether an absolute name is a module of the package."""
+    return name.removeprefix("glora_lib.") in MODULES
+
+
+def of_ours(name: str) -> set[str]:
+    """Return the modules of the package that a module imports, without the leading `glora_lib.`."""
+    ours = {other for other in imported(name) if other.split(".")[0] == "glora_lib"}
+    return {other.removeprefix("glora_lib.") for other in ours}
+
+
+def test_every_module_is_in_the_table_and_the_table_has_no_others():
+    assert set(MODULES) - {""} == set(ALLOWED)
+
+
+def test_the_table_has_no_cycle():
+    TopologicalSorter(ALLOWED).prepare()  # raises CycleError
+
+
+@pytest.mark.parametrize("name", sorted(ALLOWED.keys() & MODULES.keys()))
+def test_imports_what_the_table_allows(name):
+    assert of_ours(name) <= ALLOWED[name]
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_knows_nothing_of_notebooks(name):
+    assert not {other.split(".")[0] for other in imported(name)} & NEVER
+
+
+@pytest.mark.parametrize("name", TORCH_FREE)
+def test_does_without_torch(name):
+    assert not {other.split(".")[0] for other in imported(name)} & {"timm", "torch", "torchvision"}
+
+
+def test_importing_the_library_leaves_heavy_packages_alone():
+    program = "import sys, glora_lib; print(*sys.modules)"
+    loaded = subprocess.check_output([sys.executable, "-c", program], cwd=ROOT, text=True).split()
+    assert not {"matplotlib.pyplot", "peft", "seaborn", "sklearn"} & set(loaded)

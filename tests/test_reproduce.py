@@ -1,0 +1,113 @@
+"""reproduce.py on notebooks of a few cells."""
+
+import sys
+import types
+
+import nbformat
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+import reproduce
+
+PARAMETERS = """profile: str = "cpu"  # one of three
+compute: str = "missing"  # what to compute
+seeds: int = 1  # how many"""
+
+
+def write(path, *sources, text=""):
+    """Write a stripped notebook of a title and a text, the parameters and code cells, and return its path."""
+    parameters = nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
+    code = [nbformat.v4.new_code_cell(source) for source in sources]
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    cells = [nbformat.v4.new_markdown_cell(f"# 01 · A title\n\n{text}"), parameters, *code]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), path)
+    return path
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder of notebooks that `main` runs, with a table of one verdict; returns the folder."""
+    audit = types.ModuleType("glora_lib.audit")
+    audit.verdicts = lambda profile: pd.DataFrame({"id": ["C1"], "verdict": ["direction"]})
+    monkeypatch.setitem(sys.modules, "glora_lib.audit", audit)
+    monkeypatch.setenv("MPLBACKEND", "agg")  # `main` sets both: this restores them for the other tests
+    monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    monkeypatch.setattr(reproduce, "NOTEBOOKS", tmp_path / "notebooks")
+    monkeypatch.setattr(reproduce, "OUT", tmp_path / "out")
+    return tmp_path / "notebooks"
+
+
+def test_runs_with_typed_parameters_in_the_notebooks_folder_also_below_braces(tmp_path):
+    notebook = write(tmp_path / "a {brace}" / "01_one.ipynb", "import os", "print(os.getcwd(), seeds + 1)")
+    outcome = reproduce.run(notebook, {"profile": "smoke", "seeds": 3}, tmp_path / "out {b}")
+    assert not outcome.failure
+    assert outcome.peak_bytes > 10 * 2**20
+    executed = nbformat.read(tmp_path / "out {b}" / "01_one.ipynb", as_version=4)
+    assert executed.cells[-1].outputs[0].text == f"{notebook.parent} 4\n"
+    assert "A title" in (tmp_path / "out {b}" / "01_one.html").read_text(encoding="utf-8")
+
+
+def test_carries_on_after_a_failure_and_names_the_cell(project, capsys):
+    write(project / "01_one.ipynb", "good = 1", "\n# why\nbad = 1 / 0\n")
+    write(project / "02_two.ipynb", "print(seeds)")
+    assert reproduce.main(["--profile", "smoke"]) == 1
+    first, reason, second, *rest = capsys.readouterr().out.splitlines()
+    assert first.startswith("01_one")
+    assert "FAILED" in first
+    assert reason.strip() == "cell 3 `# why`: ZeroDivisionError: division by zero"
+    assert second.startswith("02_two")
+    assert " ok " in second
+    assert any("direction" in line for line in rest)
+    assert rest[-1].startswith("1 of 2 notebooks ran")
+    assert (project.parent / "out" / "smoke" / "01_one.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [("import time; time.sleep(60)", "CellTimeoutError"), ("import os; os._exit(3)", "DeadKernelError")],
+)
+def test_names_the_cell_that_hangs_or_kills_the_kernel(tmp_path, source, reason):
+    notebook = write(tmp_path / "01_one.ipynb", "good = 1", source)
+    outcome = reproduce.run(notebook, {"seeds": 1}, tmp_path / "out", timeout=6)
+    assert outcome.failure.startswith(f"cell 3 `{source}`: {reason}")
+    assert (tmp_path / "out" / "01_one.html").exists()
+
+
+def test_the_html_carries_the_linked_figures(tmp_path):
+    Figure(figsize=(1, 1)).savefig(tmp_path / "a.png")
+    notebook = write(tmp_path / "notebooks" / "01_one.ipynb", text="![a](../a.png)")
+    reproduce.run(notebook, {}, tmp_path / "out" / "smoke")
+    html = (tmp_path / "out" / "smoke" / "01_one.html").read_text(encoding="utf-8")
+    assert "data:image/png;base64" in html
+    assert "../a.png" not in html
+
+
+def test_never_writes_over_the_source(tmp_path):
+    notebook = write(tmp_path / "01_one.ipynb")
+    before = notebook.read_bytes()
+    with pytest.raises(ValueError, match="would overwrite"):
+        reproduce.run(notebook, {}, tmp_path)
+    assert notebook.read_bytes() == before
+
+
+def test_refuses_a_parameter_that_a_notebook_does_not_declare_before_any_runs(project, capsys):
+    write(project / "01_one.ipynb")
+    assert reproduce.main(["--set", "seed=3"]) == 2
+    message = "reproduce.py: 01_one.ipynb has no parameter seed; it declares profile, compute, seeds\n"
+    assert capsys.readouterr() == ("", message)
+    assert not (project.parent / "out").exists()
+
+
+def test_refuses_a_number_that_no_notebook_has(project, capsys):
+    for name in ("01_one.ipynb", "04_four.ipynb"):
+        write(project / name)
+    assert reproduce.main(["--only", "4", "77"]) == 2
+    assert capsys.readouterr() == ("", "reproduce.py: no notebook has the number 77; there are 01, 04\n")
+    assert [path.name for path in reproduce.select(project, ["4"])] == ["04_four.ipynb"]
+
+
+def test_reads_values_as_yaml():
+    parsed = reproduce.arguments(["--set", "a=1", "b=0.5", "--set", "c=[x, y]", "d=true"])
+    assert dict(parsed.set) == {"a": 1, "b": 0.5, "c": ["x", "y"], "d": True}
