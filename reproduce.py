@@ -12,6 +12,7 @@ import argparse
 import ast
 import logging
 import os
+import re
 import sys
 import threading
 import time
@@ -147,7 +148,7 @@ def run(notebook: Path, parameters: dict, out: Path, timeout: float = TIMEOUT) -
         except Exception as error:  # also a dead kernel or a timeout, which papermill does not wrap
             failure = describe(notebook, current, error)
     if target.exists():
-        write_html(target, links_from=notebook.parent)
+        write_html(target, root=notebook.resolve().parent.parent)
     return Outcome(time.monotonic() - begin, peak.bytes, failure)
 
 
@@ -169,11 +170,14 @@ def html(executed: Path) -> Path:
     return executed.with_suffix(".html")
 
 
-def write_html(executed: Path, links_from: Path) -> None:
-    """Write the HTML beside an executed notebook, with the figures embedded that it links relative to `links_from`."""
-    resources = {"metadata": {"name": executed.stem, "path": str(links_from)}}
-    # from_filename would look for the figures beside the executed notebook
-    body, _ = HTMLExporter(embed_images=True).from_notebook_node(nbformat.read(executed, as_version=4), resources)
+def write_html(executed: Path, root: Path) -> None:
+    """Write the HTML beside an executed notebook, with the pictures embedded that it links as ../PATH for root/PATH."""
+    notebook = nbformat.read(executed, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":  # nbconvert embeds nothing from above the folder that it starts in
+            cell.source = re.sub(r"(!\[[^\]]*\]\()\.\./", r"\1", cell.source)
+    resources = {"metadata": {"name": executed.stem, "path": str(root)}}
+    body, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook, resources)
     html(executed).write_text(body, encoding="utf-8")
 
 

@@ -1,16 +1,16 @@
 """GLoRA in small: adapt a model, train a supernet, search a configuration, fuse it away.
 
-    import glora_lib as gl
+import glora_lib as gl
 
-    profile = gl.PROFILES["cpu"]
-    task = gl.load_task("mnist_5k", profile)
-    model = gl.load_backbone(profile.backbone, classes=task.classes, image_size=profile.image_size)
-    net = gl.adapt(model, rank=profile.rank, scale_broadcast=profile.scale_broadcast)
-    space = gl.Space(net.layer_names, ranks=profile.ranks)
-    gl.train(net, task.train, profile, sample=space.sample, seed=0)
-    found = gl.evolve(space, score=lambda config: gl.accuracy(net.use(config), task.val), seed=0)
-    plain = gl.fuse(net.use(found.best))
-    print(gl.accuracy(plain, task.test))
+profile = gl.PROFILES["cpu"]
+task = gl.load_task("mnist_5k", profile)
+model = gl.load_backbone(profile.backbone, classes=task.classes, image_size=profile.image_size)
+net = gl.adapt(model, rank=profile.rank, scale_broadcast=profile.scale_broadcast)
+space = gl.Space(net.layer_names, ranks=profile.ranks)
+gl.train(net, task.train, profile, sample=space.sample, seed=0)
+found = gl.evolve(space, score=lambda config: gl.accuracy(net.use(config), task.val), seed=0)
+plain = gl.fuse(net.use(found.best))
+print(gl.accuracy(plain, task.test))
 """
 
 from glora_lib.adapter_file import AdapterError, load_adapter, save_adapter

@@ -35,7 +35,7 @@ def save_adapter(net: AdaptedModel, path: str | Path, *, backbone: str, whole: b
         layer = net.layer(name)
         parts = {part: getattr(layer, part) for part in SUPPORT} if whole else layer.stored()
         tensors |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
-    tensors |= {name: parameter for name, parameter in _whole_parameters(net)}
+    tensors |= dict(_whole_parameters(net))
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     _check_finite(tensors, path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,13 @@ class BackboneError(RuntimeError):
 
 
 def load_backbone(
-    name: str = PACKAGED, *, classes: int, image_size: int | None = None, weights: str = "", drop_path: float = 0.0, seed: int = 0
+    name: str = PACKAGED,
+    *,
+    classes: int,
+    image_size: int | None = None,
+    weights: str = "",
+    drop_path: float = 0.0,
+    seed: int = 0,
 ) -> nn.Module:
     """Return a backbone with a fresh head of `classes` outputs, for square images of `image_size` pixels.
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from glora_lib.fast_linear import fast_linear
 from glora_lib.space import Choice, lora_rank
 
 
@@ -28,7 +29,11 @@ class GLoRALinear(nn.Module):
         scale_broadcast: divide the vector and scalar forms of B by d1. They add the same number to a whole row of W, that is
             b * sum(x) to an output, so that their effective step is d1 times a single weight's. The functions that can be
             reached, and fusion, stay the same; the paper does not scale.
+
+    Set the attribute `fast` to False to train the plain formula as it stands.
     """
+
+    fast = True
 
     def __init__(self, linear: nn.Linear, rank: int = 8, scale_broadcast: bool = False):
         super().__init__()
@@ -62,16 +67,19 @@ class GLoRALinear(nn.Module):
         self.choice = choice
         return self
 
-    def effective(self) -> tuple[Float[Tensor, "d2 d1"], Float[Tensor, "d2"] | None]:
+    def effective(self) -> tuple[Float[Tensor, "d2 d1"], Float[Tensor, " d2"] | None]:
         """Return the weight W and the bias b of the chosen subnet (Eq. 10); b is None if b0 is and nothing adds one."""
-        W0, b0 = self.W0, self.b0
-        A, B, C, D, E = (self._tensor(tensor) for tensor in "ABCDE")
+        W0, A, B = self.W0, self._tensor("A"), self._tensor("B")
         W = W0 if A is None else W0 + W0 * A
         W = W if B is None else W + B
+        return W, self._bias()
+
+    def _bias(self) -> Float[Tensor, " d2"] | None:
+        W0, b0 = self.W0, self.b0
+        C, D, E = (self._tensor(tensor) for tensor in "CDE")
         terms = [b0, b0 * D if D is not None and b0 is not None else None, E, (W0 @ C).squeeze(-1) if C is not None else None]
         terms = [term for term in terms if term is not None]  # a layer without bias has no b0 * D, and gains E + W0 @ C
-        b = sum(terms[1:], terms[0]).expand(self.out_features) if terms else None
-        return W, b
+        return sum(terms[1:], terms[0]).expand(self.out_features) if terms else None
 
     def _tensor(self, tensor: str) -> Tensor | None:
         """Return a support tensor in its chosen form, broadcastable against W0 or b0; None where the form is none."""
@@ -87,7 +95,24 @@ class GLoRALinear(nn.Module):
         return broadcast / self.in_features if tensor == "B" and self.scale_broadcast else broadcast
 
     def forward(self, x: Float[Tensor, "*batch d1"]) -> Float[Tensor, "*batch d2"]:
+        if (
+            self.fast
+            and torch.is_grad_enabled()
+            and not lora_rank(self.choice.A)
+            and not torch.is_autocast_enabled(x.device.type)
+        ):
+            return self._forward_fast(x)
         return F.linear(x, *self.effective())
+
+    def _forward_fast(self, x: Float[Tensor, "*batch d1"]) -> Float[Tensor, "*batch d2"]:
+        """Return the same as the plain formula; its backward pass forms no dense weight gradient."""
+        A, down, up = self._tensor("A"), None, None
+        if rank := lora_rank(self.choice.B):
+            down, up = self.Bd[:, :rank], self.Bu[:rank]
+        elif self.choice.B != "none":
+            down, up = self._tensor("B").expand(self.out_features, 1), torch.ones_like(self.W0[:1])
+        gain = None if A is None else (1 + A).expand(self.out_features, 1).squeeze(1)
+        return fast_linear(x, self.W0, gain, down, up, self._bias())
 
     @property
     def weight(self) -> Float[Tensor, "d2 d1"]:
@@ -95,7 +120,7 @@ class GLoRALinear(nn.Module):
         return self.effective()[0]
 
     @property
-    def bias(self) -> Float[Tensor, "d2"] | None:
+    def bias(self) -> Float[Tensor, " d2"] | None:
         """The effective bias, for the same."""
         return self.effective()[1]
 
@@ -119,7 +144,10 @@ class GLoRALinear(nn.Module):
             if form != "none" and tensor in "DE":
                 slices[tensor] = getattr(self, tensor)[: None if form == "vector" else 1]
             elif rank := lora_rank(form):
-                slices[f"{tensor}d"], slices[f"{tensor}u"] = getattr(self, f"{tensor}d")[:, :rank], getattr(self, f"{tensor}u")[:rank]
+                slices[f"{tensor}d"], slices[f"{tensor}u"] = (
+                    getattr(self, f"{tensor}d")[:, :rank],
+                    getattr(self, f"{tensor}u")[:rank],
+                )
             elif form != "none":
                 slices[f"{tensor}d"] = getattr(self, f"{tensor}d")[: None if form == "vector" else 1, :1]
         return slices

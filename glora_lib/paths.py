@@ -8,6 +8,7 @@ NOTEBOOKS = ROOT / "notebooks"
 DATA = ROOT / "data"
 REPORTED = DATA / "reported"
 OUT = ROOT / "out"
+FIGURES = ROOT / "figures"
 CACHE = DATA / "cache"
 
 

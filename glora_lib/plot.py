@@ -40,7 +40,9 @@ def lines(
     return _finish(figure)
 
 
-def intervals(table: pd.DataFrame, *, label: str, value: str, low: str, high: str, x: str, reference: float | None = None) -> Figure:
+def intervals(
+    table: pd.DataFrame, *, label: str, value: str, low: str, high: str, x: str, reference: float | None = None
+) -> Figure:
     """Return a dot with an interval for every row of `table`, one under another."""
     figure, axes = plt.subplots(figsize=(7, 0.45 * len(table) + 1))
     places = np.arange(len(table))[::-1]
@@ -80,10 +82,14 @@ def generations(search: Sequence[Mapping], random_best: Sequence[float] | None =
     best = np.maximum.accumulate([max(generation["val"], default=0) for generation in search])
     for number, generation in enumerate(search):
         places = number + jitter.uniform(-0.25, 0.25, len(generation["val"]))
-        axes.scatter(places, 100 * np.array(generation["val"]), s=10, color=GREYSAFE[4], label="a subnet" if number == 0 else None)
+        axes.scatter(
+            places, 100 * np.array(generation["val"]), s=10, color=GREYSAFE[4], label="a subnet" if number == 0 else None
+        )
     axes.plot(100 * best, color=GREYSAFE[0], marker="o", label="evolution, best so far")
     if random_best is not None:
-        axes.plot(100 * np.array(random_best), color=GREYSAFE[1], marker="s", linestyle="--", label="random search, best so far")
+        axes.plot(
+            100 * np.array(random_best), color=GREYSAFE[1], marker="s", linestyle="--", label="random search, best so far"
+        )
     axes.set(xlabel="generation (0 = random start)", ylabel=f"top-1 on val (%), n = {n}", xticks=range(len(search)))
     axes.legend(frameon=False, loc="lower right")
     return _finish(figure)
@@ -96,7 +102,9 @@ def configuration(config: Config, ranks: Sequence[int]) -> Figure:
     grid = np.array([[order.index(getattr(config[name], tensor)) for name in names] for tensor in TENSORS])
     figure, axes = plt.subplots(figsize=(0.24 * len(names) + 2.5, 3.2))
     colors = sns.color_palette("Greys", len(order))
-    sns.heatmap(grid, cmap=colors, vmin=-0.5, vmax=len(order) - 0.5, linewidths=0.4, linecolor="white", ax=axes, cbar_kws={"pad": 0.02})
+    sns.heatmap(
+        grid, cmap=colors, vmin=-0.5, vmax=len(order) - 0.5, linewidths=0.4, linecolor="white", ax=axes, cbar_kws={"pad": 0.02}
+    )
     axes.collections[0].colorbar.set_ticks(range(len(order)), labels=order)
     short = [name.replace("blocks.", "") for name in names]
     axes.set_xticks(np.arange(len(names)) + 0.5, short, rotation=90, fontsize=7)

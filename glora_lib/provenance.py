@@ -54,7 +54,9 @@ def line() -> str:
     revision, dirty = commit()
     state = f"{revision[:10]}{' (changed)' if dirty else ''}"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{processor()}, {torch.get_num_threads()} threads"
-    return f"commit {state} · Python {platform.python_version()} · torch {_version('torch')} · timm {_version('timm')} · {device}"
+    return (
+        f"commit {state} · Python {platform.python_version()} · torch {_version('torch')} · timm {_version('timm')} · {device}"
+    )
 
 
 def processor() -> str:

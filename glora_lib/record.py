@@ -87,7 +87,9 @@ def results(experiment: str, profile: str, *, allow_dirty: bool | None = None) -
         if record.status != "complete":
             raise RecordError(f"{path} has status {record.status!r}; run it again")
         if record.provenance["dirty"] and not allow_dirty:
-            raise RecordError(f"{path} was made by code that is in no commit; commit and run it again, or pass allow_dirty=True")
+            raise RecordError(
+                f"{path} was made by code that is in no commit; commit and run it again, or pass allow_dirty=True"
+            )
         row = {"task": record.task, "method": record.method, "seed": record.seed, "selected_on": record.selected_on}
         row |= record.metrics | record.cost | {"commit": record.provenance["commit"][:10], "record": record}
         rows.append(row)

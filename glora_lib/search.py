@@ -118,7 +118,9 @@ def evolve(
 
 def random_search(space: Space, *, score: Callable[[Config], float], budget: int, seed: int = 0, **kwargs) -> Found:
     """Score `budget` random configurations: what the evolution has to beat at equal cost. Arguments as for `evolve`."""
-    return evolve(space, score=score, seed=seed, **kwargs, population=budget, parents=1, mutations=0, crossovers=0, generations=0)
+    return evolve(
+        space, score=score, seed=seed, **kwargs, population=budget, parents=1, mutations=0, crossovers=0, generations=0
+    )
 
 
 def _rank(seen: Mapping[str, Evaluated]) -> list[Evaluated]:

@@ -8,11 +8,12 @@ ranks 5 * 5 * 4 * 3 * 3 = 900. The layers choose independently, so 48 layers hav
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from math import prod
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 TENSORS = ("A", "B", "C", "D", "E")
 
 
+@runtime_checkable
 class RandomSource(Protocol):
     """What sampling needs: `random.Random` and `numpy.random.Generator` both have it."""
 

@@ -179,8 +179,14 @@ def _resume(path: Path, settings, trained, optimizer, order, draw) -> list[dict]
     except Exception as error:
         raise TrainingError(f"the checkpoint {path} cannot be read ({error}); delete it to start again") from error
     if state["settings"] != settings:
-        changed = {name: (state["settings"].get(name), value) for name, value in settings.items() if state["settings"].get(name) != value}
-        raise TrainingError(f"the checkpoint {path} was made with other settings, (there, here): {changed}; delete it or restore them")
+        changed = {
+            name: (state["settings"].get(name), value)
+            for name, value in settings.items()
+            if state["settings"].get(name) != value
+        }
+        raise TrainingError(
+            f"the checkpoint {path} was made with other settings, (there, here): {changed}; delete it or restore them"
+        )
     if set(state["parameters"]) != set(trained):
         raise TrainingError(f"the checkpoint {path} holds other parameters than this model trains; delete it or adapt alike")
     with torch.no_grad():

@@ -17,18 +17,17 @@ ALLOWED = {
     "profile": set(),
     "space": set(),
     "train": set(),
-    "provenance": set(),
     # the method
     "layer": {"space"},
     "model": {"layer", "space"},
     "adapter_file": {"model", "space"},
     "search": {"space"},
     "backbones": {"paths"},
-    # the baselines
+    # one file a family of methods
     "methods.probes": {"model"},
-    "methods.lora": {"layer", "model", "space"},
-    "methods.glora_method": {"layer", "model", "space"},
-    "methods": {"methods.glora_method", "methods.lora", "methods.probes", "model"},
+    "methods.lora": {"model", "space"},
+    "methods.glora": {"model", "space"},
+    "methods": {"methods.glora", "methods.lora", "methods.probes"},
     # the data
     "data.task": {"paths"},
     "data.packaged": {"data.task", "paths"},
@@ -37,10 +36,15 @@ ALLOWED = {
     "data.folder": {"data.task", "paths"},
     "data": {"data.clevr", "data.folder", "data.gratings", "data.packaged", "data.task", "paths", "profile"},
     # what came out
-    "record": {"paths", "provenance"},
-    "grid": {"paths", "profile", "record"},
+    "provenance": {"paths"},
+    "record": {"paths", "profile"},
     "audit": {"paths", "record"},
-    "plot": {"paths"},
+    "plot": {"paths", "profile", "space"},
+    # the one place where everything meets
+    "grid": {
+        *("backbones", "data", "methods", "methods.probes", "model", "paths", "profile"),
+        *("provenance", "record", "search", "space", "train"),
+    },
 }
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip("."): path

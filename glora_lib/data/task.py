@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-# timm lists mean = std = 0.5 for the weights that were pretrained on ImageNet-21K. GLoRA, NOAH, FacT and RepAdapter normalise
-# with ImageNet's statistics all the same, so these are the paper's, and the DINOv2-like backbone was trained with them too.
+# timm lists mean = std = 0.5 for the weights that were pretrained on ImageNet-21K. GLoRA, NOAH, FacT and RepAdapter
+# normalise with ImageNet's statistics all the same, so the paper's numbers rest on these.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
@@ -72,8 +72,8 @@ class Task:
 def resize(images: Iterable, size: int) -> torch.Tensor:
     """Return the images as uint8 (N, 3, size, size), resized with PIL's bicubic filter (which antialiases).
 
-    `images` yields PIL images or uint8 arrays of shape (H, W) or (H, W, 3). The aspect ratio is not kept: VTAB's protocol
-    and the authors' `Resize((224, 224), interpolation=3)` squeeze every image to the square.
+    `images` yields PIL images or uint8 arrays of shape (H, W) or (H, W, 3). The aspect ratio is not kept: the authors'
+    `Resize((224, 224), interpolation=3)` squeezes every image to the square.
     """
     images = list(images)
     resized = np.empty((len(images), size, size, 3), np.uint8)

@@ -1,0 +1,13 @@
+"""Reported against ours: from the papers' tables and our records to verdicts. Nothing here is typed by hand."""
+
+import pandas as pd
+
+from glora_lib.paths import REPORTED
+from glora_lib.record import results
+
+COLUMNS = ["id", "place", "reported", "ours", "verdict", "evidence"]
+
+
+def verdicts(profile: str) -> pd.DataFrame:
+    """Return the verdict table of a profile: id, place in the paper, reported, ours, verdict, evidence."""
+    return pd.DataFrame(columns=COLUMNS)
