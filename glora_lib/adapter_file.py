@@ -1,7 +1,7 @@
 """Adapters on disk: the trained tensors as .safetensors, and beside it a .json that says what they belong to.
 
-A file holds either a whole supernet or, smaller, just what one configuration needs. Nothing is loaded into a model before all of
-it was checked: the checksum, the backbone, names and shapes, and that every number is finite.
+A file holds either a whole supernet or, smaller, just what one configuration needs. Nothing is loaded into a model before all
+of it was checked: the checksum, the backbone, names and shapes, and that every number is finite.
 """
 
 import hashlib
@@ -26,7 +26,8 @@ class AdapterError(ValueError):
 def save_adapter(net: AdaptedModel, path: str | Path, *, backbone: str, whole: bool = False) -> Path:
     """Write `path` (.safetensors) and its .json; return the path.
 
-    By default only the subnet in use is written, and the head; `whole=True` writes every support tensor. `backbone` is its name.
+    By default only the subnet in use is written, and the head; `whole=True` writes every support tensor. `backbone` is the name
+    that errors give to what the adapter belongs to.
     Raises AdapterError when a tensor is not finite: a broken adapter is not saved.
     """
     path = Path(path).with_suffix(".safetensors")

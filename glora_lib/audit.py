@@ -2,9 +2,6 @@
 
 import pandas as pd
 
-from glora_lib.paths import REPORTED
-from glora_lib.record import results
-
 COLUMNS = ["id", "place", "reported", "ours", "verdict", "evidence"]
 
 

@@ -94,6 +94,11 @@ def execute(run: Run) -> Record:
         drop_path=recipe.drop_path, seed=run.seed,
     )  # fmt: skip
     stages = {"linear": _probe, "lora": _fixed}.get(run.method, _supernet)
+    start = time.perf_counter()
+    if recipe.head_first or run.method == "linear":
+        METHODS["linear"](model)
+        train(model.get_classifier(), features(model, task.train), run.profile.for_method("linear"), seed=run.seed)
+    seconds = time.perf_counter() - start
     outcome = stages(run, recipe, model, task)
     settings = recipe.settings() | {
         "weights_sha256": backbones.weights_sha256(recipe.backbone, recipe.weights),
@@ -103,7 +108,7 @@ def execute(run: Run) -> Record:
         "group": task.group,
     }
     metrics = {"n_train": len(task.train), "n_val": len(task.val), "n_test": len(task.test)} | outcome.pop("metrics")
-    cost = outcome.pop("cost") | {"peak_memory_mb": peak_memory()}
+    cost = outcome.pop("cost") | {"seconds_head": seconds, "peak_memory_mb": peak_memory()}
     return Record(
         run.experiment, run.task, run.label or run.method, run.profile.name, run.seed, settings, metrics,
         cost=cost, provenance=provenance(recipe.dtype), **outcome,
@@ -111,17 +116,8 @@ def execute(run: Run) -> Record:
 
 
 def _probe(run: Run, recipe: Profile, model, task) -> dict:
-    """Train the head on features that are computed once."""
-    start = time.perf_counter()
-    METHODS["linear"](model)
-    train(model.get_classifier(), features(model, task.train), recipe, seed=run.seed)
-    seconds = time.perf_counter() - start
-    return {
-        "metrics": _measure(model, task, recipe),
-        "config": None,
-        "selected_on": "nothing",
-        "cost": {"seconds_train": seconds} | _sizes(model, 0),
-    }
+    """Measure the model as it is once its head is trained."""
+    return {"metrics": _measure(model, task, recipe), "config": None, "selected_on": "nothing", "cost": _sizes(model, 0)}
 
 
 def _fixed(run: Run, recipe: Profile, model, task) -> dict:

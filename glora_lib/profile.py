@@ -1,6 +1,6 @@
 """Three ways to run everything: SMOKE proves the machinery, CPU fills the tables here, PAPER is the paper's protocol.
 
-`CPU = replace(PAPER, ...)` and `SMOKE = replace(PAPER, ...)`: what a profile changes against the paper is what is written there.
+`CPU = replace(PAPER, ...)` and `SMOKE = replace(PAPER, ...)`: what is written there is what the profile changes.
 """
 
 from dataclasses import asdict, dataclass, field, replace
@@ -22,6 +22,7 @@ class Profile:
     weights: str = "ViT-B_16.npz"  # file in GLORA_DATA_DIR; "" for weights that a package ships, "random" for none
     image_size: int = 224  # pixels, square
     drop_path: float = 0.1
+    head_first: bool = False  # train the head alone first, as the linear probe does; the paper starts from a fresh one
     tasks: tuple[str, ...] = VTAB_1K
     seeds: tuple[int, ...] = (0, 1, 2)
     # the supernet (App. A and the authors' supernet.py)

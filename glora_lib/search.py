@@ -1,8 +1,8 @@
 """Evolutionary search over configurations, with any score. No torch here.
 
-Follows the paper (App. B) and the authors' evolution.py: 50 random subnets, then 20 generations of 50 new ones, 25 mutants and 25
-crosses of the ten best so far. Where it differs: the last generation counts (theirs is evaluated but never enters the ranking),
-equal scores are ranked by fewer parameters (theirs by age), and the random generator is the search's own.
+Follows the paper (App. B) and the authors' evolution.py: 50 random subnets, then 20 generations of 50 new ones, 25 mutants and
+25 crosses of the ten best so far. Three things differ: the last generation counts (theirs is evaluated but never enters the
+ranking), equal scores are ranked by fewer parameters (theirs by age), and the random generator is the search's own.
 """
 
 import json

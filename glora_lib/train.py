@@ -78,9 +78,10 @@ def train(
             with autocast(recipe.dtype, device):
                 loss = F.cross_entropy(model(images.to(device)).float(), labels.to(device))
             if not math.isfinite(loss.item()):
+                rate = optimizer.param_groups[0]["lr"]
                 raise TrainingError(
-                    f"the loss is {loss.item()} at epoch {epoch}, step {step}, learning rate {optimizer.param_groups[-1]['lr']:.1e}; "
-                    f"lower the learning rate or set scale_broadcast; the state of epoch {epoch - 1} is in {checkpoint}"
+                    f"the loss is {loss.item()} at epoch {epoch}, step {step}, learning rate {rate:.1e}; lower the rate "
+                    f"or set scale_broadcast; the state of epoch {epoch - 1} is in {checkpoint}"
                 )
             # None lets AdamW skip the tensors that this step did not sample; zeros would let its momentum move them
             optimizer.zero_grad(set_to_none=not recipe.update_unsampled)

@@ -165,7 +165,10 @@ def scene(rng: np.random.Generator, count: int, pixels: int) -> tuple:
     while True:
         solids = place(rng, count)
         camera, rays = view(rng, pixels)
-        distance, which = -camera[2] / rays[:, 2], np.full(len(rays), -1)  # the camera looks down: each ray meets the floor
+        distance, which = (
+            -camera[2] / rays[:, 2],
+            np.full(len(rays), -1),
+        )  # the camera looks down: each ray meets the floor
         normal = np.tile((0.0, 0.0, 1.0), (len(rays), 1))
         for index, solid in enumerate(solids):
             hit, far, normals = intersect(solid, camera, rays)
@@ -176,7 +179,9 @@ def scene(rng: np.random.Generator, count: int, pixels: int) -> tuple:
             return solids, camera, rays, distance, normal, which
 
 
-def render(rng: np.random.Generator, count: int, pixels: int = PIXELS, supersampling: int = SUPERSAMPLING) -> np.ndarray:
+def render(
+    rng: np.random.Generator, count: int, pixels: int = PIXELS, supersampling: int = SUPERSAMPLING
+) -> np.ndarray:
     """Return one image, uint8 (pixels, pixels, 3), of `count` objects."""
     solids, camera, rays, distance, normal, which = scene(rng, count, pixels * supersampling)
     colour = np.vstack([*(COLOURS[s.colour] / 255 for s in solids), (FLOOR, FLOOR, FLOOR)])[which]
@@ -195,7 +200,9 @@ def render(rng: np.random.Generator, count: int, pixels: int = PIXELS, supersamp
 
     mirrored = rays - 2 * dot(rays, normal)[:, None] * normal
     highlight = np.maximum(dot(mirrored, to_lamp), 0) ** np.where(metal, 40, 10) * lit * np.where(metal, 0.9, 0.08)
-    surroundings = np.where(metal, 0.55 * np.clip(0.5 + mirrored[:, 2], 0.15, 1.2), 0)  # a bright room above a dark floor
+    surroundings = np.where(
+        metal, 0.55 * np.clip(0.5 + mirrored[:, 2], 0.15, 1.2), 0
+    )  # a bright room above a dark floor
     diffuse = (0.22 + 0.55 * key + 0.2 * fill) * np.where(metal, 0.5, 1)
     light = colour * (diffuse + surroundings)[:, None] + np.where(which < 0, 0, highlight)[:, None]
     image = np.clip(light, 0, 1) ** (1 / 1.8)
@@ -215,7 +222,9 @@ def render_split(split: str, size: int) -> tuple[np.ndarray, np.ndarray]:
     def one(index: int) -> np.ndarray:
         return render(np.random.default_rng((number, index)), FEWEST + labels[index])
 
-    with ThreadPoolExecutor(2) as pool:  # threads, since numpy releases the lock and a child process would need torch again
+    with ThreadPoolExecutor(
+        2
+    ) as pool:  # threads, since numpy releases the lock and a child process would need torch again
         return np.stack(list(pool.map(one, range(size)))), labels
 
 
@@ -231,7 +240,11 @@ def cached(sizes: dict[str, int]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass  # absent or damaged: rendered again
     splits = {split: render_split(split, size) for split, size in sizes.items()}
-    arrays = {name: array for split, pair in splits.items() for name, array in zip((split, f"{split}_labels"), pair, strict=True)}
+    arrays = {
+        name: array
+        for split, pair in splits.items()
+        for name, array in zip((split, f"{split}_labels"), pair, strict=True)
+    }
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".npz", delete=False) as temporary:
         np.savez_compressed(temporary, **arrays)

@@ -103,9 +103,7 @@ def find_patches(codes: np.ndarray) -> Patches:
     height, width = (length // BLOCK for length in codes.shape)
     blocks = codes[: height * BLOCK, : width * BLOCK].reshape(height, BLOCK, width, BLOCK).swapaxes(1, 2)
     windows = np.lib.stride_tricks.sliding_window_view(blocks, (PATCH, PATCH), axis=(2, 3))[:, :, ::STRIDE, ::STRIDE]
-    counts = np.stack(
-        [(windows == code).sum((-2, -1)) for code in LAND_CLASSES], -1
-    )  # (.., 15, 15, classes)
+    counts = np.stack([(windows == code).sum((-2, -1)) for code in LAND_CLASSES], -1)  # (.., 15, 15, classes)
     y, x, i, j = np.nonzero(counts.max(-1) >= DOMINANCE * PATCH**2)
     code = np.array(list(LAND_CLASSES))[counts[y, x, i, j].argmax(-1)]
     overlaps = (i * STRIDE % PATCH > 0) | (j * STRIDE % PATCH > 0)

@@ -1,0 +1,140 @@
+"""VTAB-1K folders: the layout that NOAH introduced and that FacT, RepAdapter and GLoRA read.
+
+    <task>/train800.txt  val200.txt  test.txt  [train800val200.txt]  [classes.txt]
+    <task>/images/test/000000.jpg ...
+
+A list has one image a line, the path inside the task's folder and the label: `images/test/000000.jpg 3`. `classes.txt` has one
+class name a line. `train800val200.txt` repeats the first two lists and is not read: train and val together are the same images.
+"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from glora_lib.data.task import DataError, Images, Task, resize
+from glora_lib.profile import VTAB_1K
+
+LISTS = {"train": "train800.txt", "val": "val200.txt", "test": "test.txt"}
+CLASSES = dict(
+    zip(VTAB_1K, (100, 102, 47, 102, 37, 10, 397, 2, 10, 45, 5, 8, 6, 6, 4, 16, 16, 18, 9), strict=True), cifar10=10
+)
+GROUPS = ("natural",) * 7 + ("specialized",) * 4 + ("structured",) * 8
+GROUP = dict(zip(VTAB_1K, GROUPS, strict=True), cifar10="natural")
+MEMORY = (
+    4 * 2**30
+)  # bytes; a larger split is decoded at every reading (some of VTAB's test sets need 11 GB at 224 pixels)
+MEND = "unpack the task's folder again, or see data/README.md for where it comes from"
+
+
+class Files:
+    """The pixels of image files, decoded whenever they are indexed: stands in for the tensor in `Images.raw`."""
+
+    dtype = torch.uint8
+
+    def __init__(self, paths: list[Path], size: int):
+        self.paths, self.shape = paths, (len(paths), 3, size, size)
+
+    def __getitem__(self, index) -> torch.Tensor:
+        """Return uint8 (3, size, size) for an int, (B, 3, size, size) for a slice or a list, array or tensor of B ints."""
+        chosen = np.arange(len(self.paths))[index]
+        pixels = resize((decode(self.paths[i]) for i in np.atleast_1d(chosen)), self.shape[-1])
+        return pixels if np.ndim(chosen) else pixels[0]
+
+
+def decode(path: Path, where: str = "") -> Image.Image:
+    """Return the image at `path` in RGB; `where` names the list and line that asked for it, for the error."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise DataError(f"{where or path}: there is no image {path}; {MEND}") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{where or path}: cannot read the image {path} ({error}); {MEND}") from error
+
+
+def lines(file: Path) -> list[str]:
+    """Return the lines of a text file without their ends."""
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise DataError(f"{file} is missing: a task needs {', '.join(LISTS.values())}; {MEND}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: cannot be read as UTF-8 text ({error}); {MEND}") from error
+
+
+def read_list(root: Path, name: str, classes: int | None, seen: dict[Path, str]) -> list[tuple[Path, int, str]]:
+    """Return (image path, label, "list, line n") for each line of a list that is not blank.
+
+    `classes` bounds the labels, where it is known. `seen` collects each image's place over the lists of a task, to find
+    one that is listed twice: a training image in the test list would make the accuracy meaningless.
+    """
+    root, rows = root.resolve(), []
+    for number, line in enumerate(lines(root / name), start=1):
+        if not line.strip():
+            continue
+        where = f"{root / name}, line {number}"
+        relative, _, label = line.strip().rpartition(" ")
+        if not relative or not label.isascii() or not label.isdigit():
+            raise DataError(
+                f"{where}: expected a path, a space and a label such as 'images/test/000000.jpg 3', found {line!r}"
+            )
+        if classes is not None and int(label) >= classes:
+            raise DataError(
+                f"{where}: label {label} is out of range; {root.name} has {classes} classes, 0 to {classes - 1}"
+            )
+        path = (root / relative.strip()).resolve()
+        if Path(relative).is_absolute() or not path.is_relative_to(root):
+            raise DataError(f"{where}: the path {relative!r} leaves the task's folder; write it relative to {root}")
+        if not path.is_file():
+            raise DataError(f"{where}: there is no image {relative!r} in {root}; {MEND}")
+        if path in seen:
+            raise DataError(f"{where}: the image {relative!r} is already listed in {seen[path]}; keep it in one list")
+        seen[path] = where
+        rows.append((path, int(label), where))
+    if not rows:
+        raise DataError(f"{root / name} is empty: expected lines such as 'images/test/000000.jpg 3'; {MEND}")
+    return rows
+
+
+def class_names(root: Path, expected: int | None) -> tuple[str, ...] | None:
+    """Return the names in `classes.txt`, or the labels as names where only their number is known, or None."""
+    if not (root / "classes.txt").is_file():
+        return None if expected is None else tuple(map(str, range(expected)))
+    names = tuple(line.strip() for line in lines(root / "classes.txt") if line.strip())
+    if not names or expected not in (None, len(names)):
+        raise DataError(
+            f"{root / 'classes.txt'} names {len(names)} classes; {root.name} has {expected or 'at least one'}"
+        )
+    return names
+
+
+def load_folder(root: str | Path, size: int, memory: int = MEMORY) -> Task:
+    """Return the task in the folder `root`, named after the folder, its images resized to `size` pixels.
+
+    The number of classes is VTAB's for its 19 tasks and CIFAR-10; for another folder it is that of `classes.txt` or, without
+    one, the largest label plus one. A split of more than `memory` bytes stays on disk (`Files`). The task's `sha256` covers
+    the image files' bytes and labels. Raises `DataError` for anything missing, malformed or unreadable.
+    """
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        raise DataError(f"there is no folder {root}; put the VTAB-1K folder {root.name!r} there or set GLORA_DATA_DIR")
+    known = CLASSES.get(root.name)
+    names, seen = class_names(root, known), {}
+    lists = {split: read_list(root, file, len(names) if names else None, seen) for split, file in LISTS.items()}
+    if names is None:
+        names = tuple(map(str, range(1 + max(label for rows in lists.values() for _, label, _ in rows))))
+    digest, parts = hashlib.sha256(), {}
+    for split, rows in lists.items():
+        for path, label, _ in rows:
+            digest.update(f"{split} {label} ".encode() + hashlib.sha256(path.read_bytes()).digest())
+        if len(rows) * 3 * size**2 > memory:
+            raw = Files([path for path, _, _ in rows], size)
+        else:
+            raw = resize((decode(path, where) for path, _, where in rows), size)
+        parts[split] = Images(raw, [label for _, label, _ in rows])
+    group = GROUP.get(root.name, "natural")
+    stands_for = "cifar" if root.name == "cifar10" else ""
+    return Task(root.name, group, stands_for, names, sha256=digest.hexdigest(), **parts)
