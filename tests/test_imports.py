@@ -18,8 +18,10 @@ ALLOWED = {
     "space": set(),
     "train": set(),
     # the method
-    "layer": {"space"},
+    "fast_linear": set(),
+    "layer": {"fast_linear", "space"},
     "model": {"layer", "space"},
+    "geometry": {"layer", "space"},
     "adapter_file": {"model", "space"},
     "search": {"space"},
     "backbones": {"paths"},
@@ -38,7 +40,8 @@ ALLOWED = {
     # what came out
     "provenance": {"paths"},
     "record": {"paths", "profile"},
-    "audit": {"paths", "record"},
+    "table": set(),
+    "audit": {"layer", "paths", "profile", "record", "space", "table"},
     "plot": {"paths", "profile", "space"},
     # the one place where everything meets
     "grid": {

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from glora_lib import paths
 from glora_lib.data.clevr import load_clevr_count
-from glora_lib.data.folder import load_folder
+from glora_lib.data.folder import CLASSES, load_folder
 from glora_lib.data.gratings import load_gratings
 from glora_lib.data.packaged import load_landcover_10, load_mnist_5k
 from glora_lib.data.task import DataError, Images, Task
-from glora_lib.profile import PROFILES, VTAB_1K, Profile
+from glora_lib.profile import PROFILES, Profile
 
 __all__ = ["DataError", "Images", "Task", "load_folder", "load_task"]
 
@@ -20,25 +20,25 @@ BUILT_IN: dict[str, Callable[[int], Task]] = {
     "landcover_10": load_landcover_10,
     "clevr_count": load_clevr_count,
 }
-FOLDERS = (*VTAB_1K, "cifar10")
 
 
 def load_task(name: str, profile: Profile | str) -> Task:
     """Return the task `name` at the image size of `profile`, a profile or the name of one.
 
-    `gratings`, `mnist_5k`, `landcover_10` and `clevr_count` need no files of yours. The 19 tasks of VTAB-1K and `cifar10` are
-    read from `vtab-1k/<name>` in `GLORA_DATA_DIR`. One name is both: the paper profile reads VTAB's own `clevr_count`, the
-    others generate ours. A task is loaded once a process, so treat it as read-only. Raises `DataError`.
+    `gratings`, `mnist_5k`, `landcover_10` and `clevr_count` need no files of yours. The 19 tasks of VTAB-1K and
+    `cifar10` are read from `vtab-1k/<name>` in `GLORA_DATA_DIR`. One name is both: with `vtab_folders` the profile
+    reads VTAB's own `clevr_count`, else ours is generated, and the task's `sha256` tells which. A task is loaded once a
+    process, so treat it as read-only. Raises `DataError`.
     """
     if isinstance(profile, str):
         if profile not in PROFILES:
             raise DataError(f"unknown profile {profile!r}; valid names: {', '.join(PROFILES)}")
         profile = PROFILES[profile]
-    if name in FOLDERS and (name not in BUILT_IN or profile.name == "paper"):
+    if name in CLASSES and (name not in BUILT_IN or profile.vtab_folders):
         return cached_folder(paths.external_data() / "vtab-1k" / name, profile.image_size)
     if name in BUILT_IN:
         return cached_built_in(name, profile.image_size)
-    raise DataError(f"unknown task {name!r}; valid names: {', '.join(dict.fromkeys((*BUILT_IN, *FOLDERS)))}")
+    raise DataError(f"unknown task {name!r}; valid names: {', '.join(dict.fromkeys((*BUILT_IN, *CLASSES)))}")
 
 
 @lru_cache(maxsize=8)

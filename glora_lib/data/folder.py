@@ -3,8 +3,8 @@
     <task>/train800.txt  val200.txt  test.txt  [train800val200.txt]  [classes.txt]
     <task>/images/test/000000.jpg ...
 
-A list has one image a line, the path inside the task's folder and the label: `images/test/000000.jpg 3`. `classes.txt` has one
-class name a line. `train800val200.txt` repeats the first two lists and is not read: train and val together are the same images.
+A list has one image a line, the path inside the task's folder and the label: `images/test/000000.jpg 3`. `classes.txt`
+has one class name a line. `train800val200.txt` repeats the first two lists and is not read.
 """
 
 import hashlib
@@ -12,20 +12,25 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from PIL import Image
+from torch import Tensor
 
 from glora_lib.data.task import DataError, Images, Task, resize
-from glora_lib.profile import VTAB_1K
 
 LISTS = {"train": "train800.txt", "val": "val200.txt", "test": "test.txt"}
-CLASSES = dict(
-    zip(VTAB_1K, (100, 102, 47, 102, 37, 10, 397, 2, 10, 45, 5, 8, 6, 6, 4, 16, 16, 18, 9), strict=True), cifar10=10
-)
-GROUPS = ("natural",) * 7 + ("specialized",) * 4 + ("structured",) * 8
-GROUP = dict(zip(VTAB_1K, GROUPS, strict=True), cifar10="natural")
-MEMORY = (
-    4 * 2**30
-)  # bytes; a larger split is decoded at every reading (some of VTAB's test sets need 11 GB at 224 pixels)
+# The number of classes of each task that is known by name: VTAB's natural, specialized and structured ones.
+NATURAL = {
+    **{"cifar": 100, "caltech101": 102, "dtd": 47, "oxford_flowers102": 102, "oxford_iiit_pet": 37, "svhn": 10},
+    **{"sun397": 397, "cifar10": 10},  # CIFAR-10 is not in VTAB; cifar is CIFAR-100
+}
+SPECIALIZED = {"patch_camelyon": 2, "eurosat": 10, "resisc45": 45, "diabetic_retinopathy": 5}
+STRUCTURED = {
+    **{"clevr_count": 8, "clevr_dist": 6, "dmlab": 6, "kitti": 4, "dsprites_loc": 16, "dsprites_ori": 16},
+    **{"smallnorb_azi": 18, "smallnorb_ele": 9},
+}
+CLASSES = {**NATURAL, **SPECIALIZED, **STRUCTURED}
+MEMORY = 4 * 2**30  # bytes; a larger split is decoded at every reading: dSprites' test set needs 11 GB at 224 pixels
 MEND = "unpack the task's folder again, or see data/README.md for where it comes from"
 
 
@@ -37,8 +42,8 @@ class Files:
     def __init__(self, paths: list[Path], size: int):
         self.paths, self.shape = paths, (len(paths), 3, size, size)
 
-    def __getitem__(self, index) -> torch.Tensor:
-        """Return uint8 (3, size, size) for an int, (B, 3, size, size) for a slice or a list, array or tensor of B ints."""
+    def __getitem__(self, index) -> UInt8[Tensor, "*batch 3 size size"]:
+        """Return uint8 (3, size, size) for an int, (B, 3, size, size) for a slice or B indices."""
         chosen = np.arange(len(self.paths))[index]
         pixels = resize((decode(self.paths[i]) for i in np.atleast_1d(chosen)), self.shape[-1])
         return pixels if np.ndim(chosen) else pixels[0]
@@ -78,13 +83,10 @@ def read_list(root: Path, name: str, classes: int | None, seen: dict[Path, str])
         where = f"{root / name}, line {number}"
         relative, _, label = line.strip().rpartition(" ")
         if not relative or not label.isascii() or not label.isdigit():
-            raise DataError(
-                f"{where}: expected a path, a space and a label such as 'images/test/000000.jpg 3', found {line!r}"
-            )
+            example = "a path, a space and a label such as 'images/test/000000.jpg 3'"
+            raise DataError(f"{where}: expected {example}, found {line!r}; {MEND}")
         if classes is not None and int(label) >= classes:
-            raise DataError(
-                f"{where}: label {label} is out of range; {root.name} has {classes} classes, 0 to {classes - 1}"
-            )
+            raise DataError(f"{where}: label {label} is out of range; {root.name} has labels 0 to {classes - 1}; {MEND}")
         path = (root / relative.strip()).resolve()
         if Path(relative).is_absolute() or not path.is_relative_to(root):
             raise DataError(f"{where}: the path {relative!r} leaves the task's folder; write it relative to {root}")
@@ -105,22 +107,22 @@ def class_names(root: Path, expected: int | None) -> tuple[str, ...] | None:
         return None if expected is None else tuple(map(str, range(expected)))
     names = tuple(line.strip() for line in lines(root / "classes.txt") if line.strip())
     if not names or expected not in (None, len(names)):
-        raise DataError(
-            f"{root / 'classes.txt'} names {len(names)} classes; {root.name} has {expected or 'at least one'}"
-        )
+        count = expected or "at least one"
+        raise DataError(f"{root / 'classes.txt'} names {len(names)} classes, and {root.name} has {count}; mend or delete it")
     return names
 
 
 def load_folder(root: str | Path, size: int, memory: int = MEMORY) -> Task:
     """Return the task in the folder `root`, named after the folder, its images resized to `size` pixels.
 
-    The number of classes is VTAB's for its 19 tasks and CIFAR-10; for another folder it is that of `classes.txt` or, without
-    one, the largest label plus one. A split of more than `memory` bytes stays on disk (`Files`). The task's `sha256` covers
-    the image files' bytes and labels. Raises `DataError` for anything missing, malformed or unreadable.
+    VTAB's 19 tasks and CIFAR-10 have their known number of classes; another folder has that of `classes.txt` or,
+    without one, the largest label plus one. A split of more than `memory` bytes stays on disk (`Files`), and there an
+    unreadable image shows only when it is read. The task's `sha256` covers the image files' bytes and the labels.
+    Raises `DataError` for anything missing, malformed or unreadable.
     """
     root = Path(root).expanduser()
     if not root.is_dir():
-        raise DataError(f"there is no folder {root}; put the VTAB-1K folder {root.name!r} there or set GLORA_DATA_DIR")
+        raise DataError(f"there is no folder {root}; put {root.name!r} there or set GLORA_DATA_DIR (see data/README.md)")
     known = CLASSES.get(root.name)
     names, seen = class_names(root, known), {}
     lists = {split: read_list(root, file, len(names) if names else None, seen) for split, file in LISTS.items()}
@@ -135,6 +137,6 @@ def load_folder(root: str | Path, size: int, memory: int = MEMORY) -> Task:
         else:
             raw = resize((decode(path, where) for path, _, where in rows), size)
         parts[split] = Images(raw, [label for _, label, _ in rows])
-    group = GROUP.get(root.name, "natural")
+    group = "specialized" if root.name in SPECIALIZED else "structured" if root.name in STRUCTURED else "natural"
     stands_for = "cifar" if root.name == "cifar10" else ""
     return Task(root.name, group, stands_for, names, sha256=digest.hexdigest(), **parts)

@@ -1,6 +1,7 @@
 """Gratings: the smoke profile's task, generated in milliseconds and easy to learn. It says nothing about any method."""
 
 import numpy as np
+from jaxtyping import Int, UInt8
 
 from glora_lib.data.task import Task, from_arrays
 
@@ -8,7 +9,7 @@ SIZES = {"train": 64, "val": 32, "test": 64}
 ANGLES = (0, 45, 90, 135)  # degrees between the direction in which brightness changes and the horizontal
 
 
-def gratings(split: str) -> tuple[np.ndarray, np.ndarray]:
+def gratings(split: str) -> tuple[UInt8[np.ndarray, "images 32 32"], Int[np.ndarray, " images"]]:
     """Return `split`'s images, uint8 (N, 32, 32), and labels, int (N,): class-balanced, the same at every call."""
     rng = np.random.default_rng(list(SIZES).index(split))
     labels = np.arange(SIZES[split]) % len(ANGLES)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib import metadata
 
 import numpy as np
+from jaxtyping import Bool, Int, Integer, UInt8
 from PIL import Image
 
 from glora_lib.data.task import DataError, Task, from_arrays
@@ -89,17 +90,17 @@ SHARES = (1 / 3, 1 / 6, 1 / 2)  # of the blocks, for train, val and test
 
 @dataclass(frozen=True)
 class Patches:
-    """Where the patches of one class-pure kind lie; every array has shape (P,)."""
+    """Where the patches that one class dominates lie."""
 
-    block: np.ndarray  # the 128-pixel block that holds the whole patch
-    row: np.ndarray  # of the patch's first pixel
-    column: np.ndarray
-    code: np.ndarray  # the dominant IGBP class
-    overlaps: np.ndarray  # False for the patches of the 16-pixel grid, which share no pixel with each other
+    block: Int[np.ndarray, " patches"]  # the 128-pixel block that holds the whole patch
+    row: Int[np.ndarray, " patches"]  # of the patch's first pixel
+    column: Int[np.ndarray, " patches"]
+    code: Int[np.ndarray, " patches"]  # the dominant IGBP class
+    overlaps: Bool[np.ndarray, " patches"]  # False for the patches of the 16-pixel grid, which share no pixel with each other
 
 
-def find_patches(codes: np.ndarray) -> Patches:
-    """Return all patches inside one block whose dominant class covers at least 70 %, given codes of shape (H, W)."""
+def find_patches(codes: Integer[np.ndarray, "height width"]) -> Patches:
+    """Return all patches inside one block whose dominant class covers at least 70 %, given each pixel's class."""
     height, width = (length // BLOCK for length in codes.shape)
     blocks = codes[: height * BLOCK, : width * BLOCK].reshape(height, BLOCK, width, BLOCK).swapaxes(1, 2)
     windows = np.lib.stride_tricks.sliding_window_view(blocks, (PATCH, PATCH), axis=(2, 3))[:, :, ::STRIDE, ::STRIDE]
@@ -110,7 +111,7 @@ def find_patches(codes: np.ndarray) -> Patches:
     return Patches(y * width + x, y * BLOCK + i * STRIDE, x * BLOCK + j * STRIDE, code, overlaps)
 
 
-def choose(patches: Patches, pixels: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
+def choose(patches: Patches, pixels: UInt8[np.ndarray, "height width 3"], sizes: Sequence[int]) -> list[np.ndarray]:
     """Return the indices of the patches of each split, `sizes` patches a class; `DataError` where a class has too few.
 
     Whole blocks are dealt to the splits, so no pixel is shared. Patches that do not overlap are preferred, and a patch
@@ -147,8 +148,7 @@ def load_landcover_10(size: int) -> Task:
     pixels = np.asarray(Image.open(io.BytesIO(BLUE_MARBLE.read())).convert("RGB"))
     codes = np.asarray(Image.open(io.BytesIO(LAND_COVER.read())))
     rows, columns = (
-        ((np.arange(fine) + 0.5) * coarse / fine).astype(int)
-        for fine, coarse in zip(pixels.shape, codes.shape, strict=False)
+        ((np.arange(fine) + 0.5) * coarse / fine).astype(int) for fine, coarse in zip(pixels.shape, codes.shape, strict=False)
     )
     patches = find_patches(codes[rows][:, columns])
     chosen = choose(patches, pixels, sizes=(*PER_CLASS.values(), LAND_TEST))

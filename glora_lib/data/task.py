@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float32, Int64, UInt8
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import Dataset
 
 # timm lists mean = std = 0.5 for the weights that were pretrained on ImageNet-21K. GLoRA, NOAH, FacT and RepAdapter
@@ -27,7 +29,7 @@ class Images(Dataset):
     `folder.Files`, for sets that memory cannot hold, is one.
     """
 
-    def __init__(self, raw: torch.Tensor, labels: torch.Tensor | Sequence[int]):
+    def __init__(self, raw, labels: Tensor | np.ndarray | Sequence[int]):
         labels = torch.as_tensor(labels, dtype=torch.int64)
         if getattr(raw, "dtype", None) != torch.uint8 or len(raw.shape) != 4 or raw.shape[1] != 3:
             found = f"{getattr(raw, 'dtype', None)} {tuple(raw.shape)}"
@@ -41,7 +43,7 @@ class Images(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index) -> tuple[torch.Tensor, torch.Tensor]:
+    def __getitem__(self, index) -> tuple[Float32[Tensor, "*batch 3 size size"], Int64[Tensor, "*batch"]]:
         """Return (images, labels): float32 (3, S, S) and int64 () for an int, (B, 3, S, S) and (B,) for B indices.
 
         A list, an array or a tensor of ints is a whole batch, so that a loader with a `BatchSampler` as its sampler and
@@ -69,18 +71,19 @@ class Task:
         return len(self.class_names)
 
 
-def resize(images: Iterable, size: int) -> torch.Tensor:
+def resize(images: Iterable, size: int) -> UInt8[Tensor, "images 3 size size"]:
     """Return the images as uint8 (N, 3, size, size), resized with PIL's bicubic filter (which antialiases).
 
     `images` yields PIL images or uint8 arrays of shape (H, W) or (H, W, 3). The aspect ratio is not kept: the authors'
     `Resize((224, 224), interpolation=3)` squeezes every image to the square.
     """
-    images = list(images)
-    resized = np.empty((len(images), size, size, 3), np.uint8)
-    for row, image in zip(resized, images, strict=True):
+
+    def pixels(image) -> np.ndarray:
         image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-        row[:] = np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
-    return torch.from_numpy(resized).permute(0, 3, 1, 2).contiguous()
+        return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+
+    # One image at a time: the originals of a large folder would not fit into memory together.
+    return torch.from_numpy(np.fromiter(map(pixels, images), np.dtype((np.uint8, (3, size, size)))))
 
 
 def from_arrays(name: str, group: str, stands_for: str, class_names: Sequence[str], splits: dict, size: int) -> Task:
@@ -88,9 +91,11 @@ def from_arrays(name: str, group: str, stands_for: str, class_names: Sequence[st
     digest, parts = hashlib.sha256(), {}
     for split in ("train", "val", "test"):
         images, labels = splits[split]
-        labels = np.asarray(labels, np.int64)
+        labels = np.ascontiguousarray(labels, np.int64)
         if labels.min() < 0 or labels.max() >= len(class_names):
-            raise DataError(f"{name}, {split}: labels must lie in 0..{len(class_names) - 1}, found {labels.max()}")
+            raise DataError(
+                f"{name}, {split}: labels must lie in 0..{len(class_names) - 1}, found {labels.min()}..{labels.max()}"
+            )
         digest.update(f"{split} {images.shape}".encode())
         digest.update(np.ascontiguousarray(images))
         digest.update(labels.astype("<i8"))

@@ -1,0 +1,110 @@
+"""The fast backward pass is the plain formula's, in values and in gradients."""
+
+import pytest
+import torch
+from fixtures.formula import SUPPORT, random_layer
+
+from glora_lib.fast_linear import fast_linear
+from glora_lib.layer import GLoRALinear
+from glora_lib.space import Choice, Space
+
+ALL_900 = Space(("layer",), (4, 2)).choices()
+
+
+def gradients(layer: GLoRALinear, x: torch.Tensor, fast: bool) -> dict[str, torch.Tensor | None]:
+    """Return y and the gradients of a fixed function of it, by the name of what they belong to."""
+    layer.fast = fast
+    layer.zero_grad(set_to_none=True)
+    x = x.clone().requires_grad_(True)
+    y = layer(x)
+    (y.square() + y).sum().backward()
+    return {"y": y.detach(), "x": x.grad} | {name: getattr(layer, name).grad for name in SUPPORT}
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("scale", [True, False], ids=["scaled", "unscaled"])
+@pytest.mark.parametrize("shape", [(4, 3), (3, 3), (4, 1), (1, 4)], ids=str)
+def test_values_and_gradients_are_the_plain_formula_s_in_every_choice(shape, scale, bias):
+    layer = random_layer(*shape, bias, rank=4, scale_broadcast=scale)
+    x = torch.randn(2, 3, shape[1], dtype=torch.float64)
+    for choice in ALL_900[:: 1 if shape == (4, 3) and not scale else 7]:
+        layer.use(choice)
+        plain, fast = gradients(layer, x, fast=False), gradients(layer, x, fast=True)
+        for name, expected in plain.items():
+            assert (fast[name] is None) == (expected is None), (choice, name)
+            if expected is not None:
+                message = f"{choice}, {name}"
+                torch.testing.assert_close(fast[name], expected, rtol=1e-10, atol=1e-10, msg=lambda m, s=message: f"{s}: {m}")
+
+
+@pytest.mark.parametrize("gain", [True, False], ids=["gain", "no gain"])
+@pytest.mark.parametrize("low_rank", [True, False], ids=["low rank", "no low rank"])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+def test_gradients_are_the_finite_differences(gain, low_rank, bias):
+    def random(*shape):
+        return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+    parts = (
+        random(4) if gain else None,
+        *((random(4, 2), random(2, 3)) if low_rank else (None, None)),
+        random(4) if bias else None,
+    )
+    W0 = random(4, 3).detach()
+    assert torch.autograd.gradcheck(lambda x, *rest: fast_linear(x, W0, *rest), (random(2, 5, 3), *parts))
+
+
+def test_only_the_gradients_that_are_needed_are_computed():
+    parts = {
+        name: torch.randn(shape)
+        for name, shape in {"x": (5, 3), "gain": (4,), "down": (4, 2), "up": (2, 3), "bias": (4,)}.items()
+    }
+    W0 = torch.randn(4, 3, requires_grad=True)
+    for needed in parts:
+        leaves = {name: part.clone().requires_grad_(name == needed) for name, part in parts.items()}
+        x, rest = leaves.pop("x"), leaves
+        fast_linear(x, W0, **rest).sum().backward()
+        assert [name for name, leaf in (leaves | {"x": x}).items() if leaf.grad is not None] == [needed]
+        assert W0.grad is None
+
+
+@pytest.mark.parametrize("leading", [(), (5,), (2, 3), (0,)], ids=str)
+def test_any_leading_dimensions_also_none_and_empty_ones(leading):
+    layer = random_layer(4, 3).use(Choice("vector", "lora8", "none", "none", "vector"))
+    x = torch.randn(*leading, 3, dtype=torch.float64)
+    with torch.no_grad():
+        expected = layer(x)
+    torch.testing.assert_close(layer(x), expected)
+    assert layer(x).shape == (*leading, 4)
+
+
+def test_an_input_in_another_memory_layout():
+    layer, x = random_layer(4, 3).use(Choice("vector", "lora8")), torch.randn(3, 5, dtype=torch.float64).T
+    plain, fast = gradients(layer, x, fast=False), gradients(layer, x, fast=True)
+    torch.testing.assert_close(fast["x"], plain["x"])
+    torch.testing.assert_close(fast["Bu"], plain["Bu"])
+
+
+def test_a_layer_below_learns_through_the_fast_one():
+    """Several layers deep, the gradient that is handed down is the plain one's, too."""
+    below, above = random_layer(4, 3, seed=1), random_layer(2, 4, seed=2)
+    below.use(Choice("scalar", "lora8", "vector", "vector", "vector"))
+    above.use(Choice("vector", "scalar", "lora8", "none", "none"))
+    x, got = torch.randn(6, 3, dtype=torch.float64), []
+    for fast in (True, False):
+        below.fast = above.fast = fast
+        below.zero_grad(), above.zero_grad()
+        above(torch.tanh(below(x))).square().sum().backward()
+        got.append([getattr(layer, name).grad for layer in (below, above) for name in SUPPORT])
+    for fast, plain in zip(*got, strict=True):
+        assert (fast is None) == (plain is None)
+        if plain is not None:
+            torch.testing.assert_close(fast, plain, rtol=1e-10, atol=1e-10)
+
+
+def test_autocast_takes_the_plain_formula_and_gives_bfloat16():
+    layer = random_layer(4, 3, dtype=torch.float32).use(Choice("vector", "lora8"))
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(torch.randn(5, 3))
+    assert y.dtype == torch.bfloat16
+    y.float().sum().backward()
+    assert layer.Bd.grad.dtype == torch.float32
