@@ -79,7 +79,16 @@ def load_adapter(net: AdaptedModel, path: str | Path) -> dict[str, Choice]:
     targets |= dict(_whole_parameters(net))
     _check_shapes(tensors, targets, path)
     config = from_json(description["config"])
-    net.use(config)  # the last thing that can fail
+    before = net.config
+    net.use(config)
+    needed = {f"{name}.{part}": tensor for name in net.layer_names for part, tensor in net.layer(name).stored().items()}
+    needed |= dict(_whole_parameters(net))
+    short = [name for name, tensor in needed.items() if name not in tensors or not _covers(tensors[name], tensor)]
+    if short:
+        net.use(before)
+        raise AdapterError(
+            f"{path.name} lacks {len(short)} tensors that its configuration needs, such as {short[0]}; restore it"
+        )
     with torch.no_grad():
         for name, target in targets.items():
             target.zero_()
@@ -141,3 +150,7 @@ def _check_shapes(tensors: dict[str, Tensor], targets: dict[str, Tensor], path: 
         fits = len(want) == len(have) and all(h <= w if is_support else h == w for h, w in zip(have, want, strict=True))
         if not fits:
             raise AdapterError(f"{path.name}: {name} has shape {have}, this model needs {want}; adapt it with the same rank")
+
+
+def _covers(stored: Tensor, needed: Tensor) -> bool:
+    return all(have >= want for have, want in zip(stored.shape, needed.shape, strict=True))

@@ -104,6 +104,7 @@ def execute(run: Run) -> Record:
         METHODS["linear"](model)
         train(model.get_classifier(), features(model, task.train), run.profile.for_method("linear"), seed=run.seed)
     seconds = time.perf_counter() - start
+    torch.manual_seed(run.seed)  # for what adapting draws: a run does not depend on those before it in this process
     outcome = stages(run, recipe, model, task)
     settings = recipe.settings() | {
         "weights_sha256": backbones.weights_sha256(recipe.backbone, recipe.weights),

@@ -11,16 +11,17 @@
     tasks=("mnist_5k", "landcover_10", "clevr_count"),
     ranks=(4, 2),
     scale_broadcast=True,
-    epochs=16,
+    epochs=12,
     batch_size=16,
+    learning_rate=3e-4,
     warmup_epochs=2,
     update_unsampled=False,
-    generations=3,
+    generations=2,
     figures="figures",
     vtab_folders=False,
     methods={
         "linear": {"epochs": 100, "batch_size": 64, "learning_rate": 1e-2, "head_learning_rate": 1e-2},
-        "lora": {"epochs": 8},
+        "lora": {"epochs": 6},
     },
 )
 

@@ -225,6 +225,30 @@ def test_tensors_of_another_shape_or_name_are_refused(saved, change, message):
     assert_unchanged(net, before)
 
 
+@pytest.mark.parametrize("part", ["head.weight", "blocks."], ids=["head", "support tensor"])
+def test_a_file_that_lacks_a_tensor_is_refused_and_not_filled_with_zeros(saved, part):
+    tensors = load_file(saved)
+    lost = next(name for name in tensors if name.startswith(part))
+    with_tensors(saved, {name: tensor for name, tensor in tensors.items() if name != lost})
+    net = trained(seed=2)
+    before = state(net)
+    with pytest.raises(AdapterError, match=f"lacks 1 tensors that its configuration needs, such as {lost}"):
+        load_adapter(net, saved)
+    assert_unchanged(net, before)
+
+
+def test_a_configuration_that_needs_more_than_was_stored_is_refused(tmp_path):
+    net = trained()
+    net.use(dict.fromkeys(net.layer_names, Choice(B="lora2")))
+    path = save_adapter(net, tmp_path / "adapter", backbone="test_vit")
+    rewrite(path, config=other_config(path) | {"blocks.1.mlp.fc1": {"B": "lora4"}})
+    other = trained(seed=2)
+    before = state(other)
+    with pytest.raises(AdapterError, match=r"lacks 2 tensors .* such as blocks.1.mlp.fc1.Bd"):
+        load_adapter(other, path)
+    assert_unchanged(other, before)
+
+
 def test_the_fingerprint_is_the_backbone_s_and_not_the_adapter_s():
     assert fingerprint(make()) == fingerprint(trained()) == fingerprint(make(rank=8)) == fingerprint(make(classes=7))
     assert fingerprint(make()) != fingerprint(make(seed=1))

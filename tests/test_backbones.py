@@ -39,11 +39,11 @@ def test_the_packaged_backbone_s_tokens_are_the_graph_s(graph, image_size):
     torch.testing.assert_close(model.forward_features(x), expected, rtol=0, atol=1e-4)
 
 
-def test_the_packaged_backbone_is_the_same_every_time_and_has_48_layers():
-    first, again, other = (load_backbone(PACKAGED, classes=5, image_size=56, seed=seed) for seed in (3, 3, 4))
-    for name, tensor in first.state_dict().items():
-        assert torch.equal(tensor, again.state_dict()[name])
-        assert torch.equal(tensor, other.state_dict()[name]) == (name != "head.weight")  # the head alone is random
+def test_the_packaged_backbone_is_the_same_every_time_but_for_its_head_and_has_48_layers():
+    first, other = (load_backbone(PACKAGED, classes=5, image_size=56, seed=seed) for seed in (3, 4))
+    others = other.state_dict()
+    different = [name for name, tensor in first.state_dict().items() if not torch.equal(tensor, others[name])]
+    assert different == ["head.weight"]
     assert first.head.out_features == 5
     assert len(adapt(first).layer_names) == 48
 

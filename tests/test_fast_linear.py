@@ -4,7 +4,7 @@ import pytest
 import torch
 from fixtures.formula import SUPPORT, random_layer
 
-from glora_lib.fast_linear import fast_linear
+from glora_lib.fast_linear import scaled_entries_linear, scaled_rows_linear
 from glora_lib.layer import GLoRALinear
 from glora_lib.space import Choice, Space
 
@@ -37,48 +37,58 @@ def test_values_and_gradients_are_the_plain_formula_s_in_every_choice(shape, sca
                 torch.testing.assert_close(fast[name], expected, rtol=1e-10, atol=1e-10, msg=lambda m, s=message: f"{s}: {m}")
 
 
-@pytest.mark.parametrize("gain", [True, False], ids=["gain", "no gain"])
+SHAPES = {"x": (2, 5, 3), "gain": (4,), "Ad": (4, 3), "Au": (3, 3), "down": (4, 2), "up": (2, 3), "bias": (4,)}
+FUNCTIONS = pytest.mark.parametrize(
+    ("function", "scale"),
+    [(scaled_rows_linear, ("gain",)), (scaled_rows_linear, ()), (scaled_entries_linear, ("Ad", "Au"))],
+    ids=["rows", "no scale", "entries"],
+)
+
+
+def parts_of(function, scale: tuple[str, ...], low_rank: bool = True, bias: bool = True) -> tuple[list[str], dict]:
+    """Return the names of the arguments that are given, and all arguments but W0, random or None."""
+    given = ["x", *scale, *(("down", "up") if low_rank else ()), *(("bias",) if bias else ())]
+    absent = ("down", "up", "bias") if function is scaled_entries_linear else ("gain", "down", "up", "bias")
+    return given, dict.fromkeys(absent) | {name: torch.randn(SHAPES[name], dtype=torch.float64) for name in given}
+
+
+@FUNCTIONS
 @pytest.mark.parametrize("low_rank", [True, False], ids=["low rank", "no low rank"])
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
-def test_gradients_are_the_finite_differences(gain, low_rank, bias):
-    def random(*shape):
-        return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
-
-    parts = (
-        random(4) if gain else None,
-        *((random(4, 2), random(2, 3)) if low_rank else (None, None)),
-        random(4) if bias else None,
-    )
-    W0 = random(4, 3).detach()
-    assert torch.autograd.gradcheck(lambda x, *rest: fast_linear(x, W0, *rest), (random(2, 5, 3), *parts))
+def test_gradients_are_the_finite_differences(function, scale, low_rank, bias):
+    given, parts = parts_of(function, scale, low_rank, bias)
+    W0 = torch.randn(4, 3, dtype=torch.float64)
+    leaves = tuple(parts[name].requires_grad_(True) for name in given)
+    assert torch.autograd.gradcheck(lambda *values: function(W0=W0, **(parts | dict(zip(given, values, strict=True)))), leaves)
 
 
-def test_only_the_gradients_that_are_needed_are_computed():
-    parts = {
-        name: torch.randn(shape)
-        for name, shape in {"x": (5, 3), "gain": (4,), "down": (4, 2), "up": (2, 3), "bias": (4,)}.items()
-    }
-    W0 = torch.randn(4, 3, requires_grad=True)
-    for needed in parts:
-        leaves = {name: part.clone().requires_grad_(name == needed) for name, part in parts.items()}
-        x, rest = leaves.pop("x"), leaves
-        fast_linear(x, W0, **rest).sum().backward()
-        assert [name for name, leaf in (leaves | {"x": x}).items() if leaf.grad is not None] == [needed]
+@FUNCTIONS
+def test_only_the_gradients_that_are_needed_are_computed(function, scale):
+    given, parts = parts_of(function, scale)
+    for needed in given:
+        W0 = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+        leaves = {name: None if part is None else part.clone().requires_grad_(name == needed) for name, part in parts.items()}
+        function(W0=W0, **leaves).square().sum().backward()
+        assert [name for name in given if leaves[name].grad is not None] == [needed]
         assert W0.grad is None
 
 
+@pytest.mark.parametrize("A", ["none", "scalar", "vector", "lora8"])
 @pytest.mark.parametrize("leading", [(), (5,), (2, 3), (0,)], ids=str)
-def test_any_leading_dimensions_also_none_and_empty_ones(leading):
-    layer = random_layer(4, 3).use(Choice("vector", "lora8", "none", "none", "vector"))
+def test_any_leading_dimensions_also_none_and_empty_ones(leading, A):
+    layer = random_layer(4, 3).use(Choice(A, "lora8", "none", "none", "vector"))
     x = torch.randn(*leading, 3, dtype=torch.float64)
     with torch.no_grad():
         expected = layer(x)
-    torch.testing.assert_close(layer(x), expected)
-    assert layer(x).shape == (*leading, 4)
+    y = layer(x)
+    torch.testing.assert_close(y, expected)
+    assert y.shape == (*leading, 4)
+    y.sum().backward()
 
 
-def test_an_input_in_another_memory_layout():
-    layer, x = random_layer(4, 3).use(Choice("vector", "lora8")), torch.randn(3, 5, dtype=torch.float64).T
+@pytest.mark.parametrize("A", ["vector", "lora8"])
+def test_an_input_in_another_memory_layout(A):
+    layer, x = random_layer(4, 3).use(Choice(A, "lora8")), torch.randn(3, 5, dtype=torch.float64).T
     plain, fast = gradients(layer, x, fast=False), gradients(layer, x, fast=True)
     torch.testing.assert_close(fast["x"], plain["x"])
     torch.testing.assert_close(fast["Bu"], plain["Bu"])

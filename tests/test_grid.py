@@ -11,7 +11,7 @@ from glora_lib.profile import SMOKE
 from glora_lib.record import Record, results
 from glora_lib.space import Space, from_json
 
-PROFILE = replace(SMOKE, population=4, parents=2, mutations=2, crossovers=2, generations=1)
+PROFILE = replace(SMOKE, epochs=1, population=4, parents=2, mutations=2, crossovers=2, generations=1)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_an_unknown_value_of_compute_names_the_known(compute):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"epochs": 3}, {"ranks": (4,)}, {"learning_rate": 2e-3}, {"backbone": "test_vit2"}, {"generations": 2}], ids=str
+    "changes", [{"epochs": 2}, {"ranks": (4,)}, {"learning_rate": 2e-3}, {"backbone": "test_vit2"}, {"generations": 2}], ids=str
 )
 def test_a_record_of_other_settings_counts_as_missing(filled, changes):
     assert run("glora").exists()
@@ -150,7 +150,7 @@ def test_other_seeds_tasks_and_labels_are_other_records(filled):
     assert run("lora", label="lora-8").path.name == "gratings--lora-8--smoke--s0.json"
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"settings": 1'])
+@pytest.mark.parametrize("content", ["{}", '{"settings": 1'])
 def test_a_record_that_cannot_be_read_counts_as_missing_and_is_computed_again(filled, content):
     found = run("linear", seed=10)
     found.path.write_text(content)

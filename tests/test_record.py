@@ -84,7 +84,6 @@ def edit(path, change):
         (lambda path: path.write_text("[1, 2]"), "malformed: not an object"),
         (lambda path: edit(path, lambda data: data.pop("metrics")), r"malformed: \['metrics'\] missing or unknown"),
         (lambda path: edit(path, lambda data: data.update(extra=1)), r"malformed: \['extra'\] missing or unknown"),
-        (lambda path: edit(path, lambda data: data.update(metrics=[0.5])), "metrics or provenance is incomplete"),
         (lambda path: edit(path, lambda data: data["provenance"].pop("dirty")), "metrics or provenance is incomplete"),
         (lambda path: edit(path, lambda data: data.update(seed=2)), "holds the record vtab1k/mnist_5k--glora--cpu--s2"),
         (
@@ -93,7 +92,7 @@ def edit(path, change):
         ),
         (lambda path: edit(path, lambda data: data.update(experiment="other")), "holds the record other/mnist_5k"),
     ],
-    ids=["cut", "empty", "list", "missing", "unknown", "metrics", "origin", "seed", "profile", "experiment"],
+    ids=["cut", "empty", "list", "missing", "unknown", "origin", "seed", "profile", "experiment"],
 )
 def test_a_malformed_record_is_refused_with_its_path(spoil, message):
     path = make().save()
