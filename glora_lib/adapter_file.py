@@ -78,9 +78,12 @@ def load_adapter(net: AdaptedModel, path: str | Path) -> dict[str, Choice]:
     targets = {f"{name}.{part}": getattr(net.layer(name), part) for name in net.layer_names for part in SUPPORT}
     targets |= dict(_whole_parameters(net))
     _check_shapes(tensors, targets, path)
-    config = from_json(description["config"])
     before = net.config
-    net.use(config)
+    try:
+        config = from_json(description["config"])
+        net.use(config)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise AdapterError(f"{path.stem}.json holds a configuration that this model cannot use: {error}") from error
     needed = {f"{name}.{part}": tensor for name in net.layer_names for part, tensor in net.layer(name).stored().items()}
     needed |= dict(_whole_parameters(net))
     short = [name for name, tensor in needed.items() if name not in tensors or not _covers(tensors[name], tensor)]
@@ -122,9 +125,10 @@ def _describe(path: Path) -> dict:
         found = hashlib.sha256(path.read_bytes()).hexdigest()
     except FileNotFoundError as error:
         raise AdapterError(f"an adapter is two files, {path.name} and {path.stem}.json; missing: {error.filename}") from error
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise AdapterError(f"{path.stem}.json is not valid JSON ({error}); restore it or train the adapter again") from error
-    missing = {"backbone", "backbone_sha256", "sha256", "config", "scale_broadcast"} - set(description)
+    keys = set(description) if isinstance(description, dict) else set()
+    missing = {"backbone", "backbone_sha256", "sha256", "config", "scale_broadcast"} - keys
     if missing:
         raise AdapterError(f"{path.stem}.json lacks {sorted(missing)}; restore it or train the adapter again")
     if found != description["sha256"]:

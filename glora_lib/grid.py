@@ -99,11 +99,6 @@ def execute(run: Run) -> Record:
         drop_path=recipe.drop_path, seed=run.seed,
     )  # fmt: skip
     stages = {"linear": _probe, "lora": _fixed}.get(run.method, _supernet)
-    start = time.perf_counter()
-    if recipe.head_first or run.method == "linear":
-        METHODS["linear"](model)
-        train(model.get_classifier(), features(model, task.train), run.profile.for_method("linear"), seed=run.seed)
-    seconds = time.perf_counter() - start
     torch.manual_seed(run.seed)  # for what adapting draws: a run does not depend on those before it in this process
     outcome = stages(run, recipe, model, task)
     settings = recipe.settings() | {
@@ -114,7 +109,7 @@ def execute(run: Run) -> Record:
         "group": task.group,
     }
     metrics = {"n_train": len(task.train), "n_val": len(task.val), "n_test": len(task.test)} | outcome.pop("metrics")
-    cost = outcome.pop("cost") | {"seconds_head": seconds, "peak_memory_mb": peak_memory()}
+    cost = outcome.pop("cost") | {"peak_memory_mb": peak_memory()}
     return Record(
         run.experiment, run.task, run.label or run.method, run.profile.name, run.seed, settings, metrics,
         cost=cost, provenance=provenance(recipe.dtype), **outcome,
@@ -122,8 +117,15 @@ def execute(run: Run) -> Record:
 
 
 def _probe(run: Run, recipe: Profile, model, task) -> dict:
-    """Measure the model as it is once its head is trained."""
-    return {"metrics": _measure(model, task, recipe), "config": None, "selected_on": "nothing", "cost": _sizes(model, 0)}
+    """Train the head on features that are computed once."""
+    METHODS["linear"](model)
+    history = train(model.get_classifier(), features(model, task.train), recipe, seed=run.seed)
+    return {
+        "metrics": _measure(model, task, recipe),
+        "config": None,
+        "selected_on": "nothing",
+        "cost": {"seconds_train": _seconds(history)} | _sizes(model, 0),
+    }
 
 
 def _fixed(run: Run, recipe: Profile, model, task) -> dict:

@@ -45,7 +45,7 @@ class AdaptedModel(nn.Module):
         try:
             for name, choice in config.items():
                 self.layer(name).use(choice)
-        except ValueError as error:
+        except (ValueError, TypeError, AttributeError) as error:  # the last two: what stands there is no Choice
             self.use(before)
             raise ValueError(f"layer {name!r}: {error}") from error
         return self
@@ -81,21 +81,25 @@ def adapt(
         if not any(_matches(other, (name,)) for other in names):
             raise ValueError(f"no module is called {name!r}; modules of this model: {', '.join(names[1:9])}, ...")
     skip = train if skip is None else (*skip, *train)
+    linears = {
+        name: module
+        for name, module in model.named_modules(remove_duplicate=False)
+        if type(module) is nn.Linear and name and not _matches(name, skip)
+    }
+    if not linears:
+        raise ValueError(f"no linear layer to adapt inside this {type(model).__name__}, skipping {tuple(skip)}")
+
     model.requires_grad_(False)
     for name, module in model.named_modules():
         if _matches(name, train):
             module.requires_grad_(True)
-
     layers: dict[int, GLoRALinear] = {}  # by identity of the linear layer, since one may stand in several places
     layer_names = []
-    for name, module in list(model.named_modules(remove_duplicate=False)):
-        if type(module) is nn.Linear and not _matches(name, skip):
-            if id(module) not in layers:
-                layers[id(module)] = GLoRALinear(module, rank, scale_broadcast)
-                layer_names.append(name)
-            _replace(model, name, layers[id(module)])
-    if not layers:
-        raise ValueError(f"no linear layer to adapt in {type(model).__name__}, skipping {tuple(skip)}")
+    for name, linear in linears.items():
+        if id(linear) not in layers:
+            layers[id(linear)] = GLoRALinear(linear, rank, scale_broadcast)
+            layer_names.append(name)
+        _replace(model, name, layers[id(linear)])
     return AdaptedModel(model, layer_names)
 
 

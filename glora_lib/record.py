@@ -61,7 +61,8 @@ class Record:
         record = cls(**data)
         if record.id != Path(path).stem or record.experiment != Path(path).parent.name:
             raise RecordError(f"{path} holds the record {record.experiment}/{record.id}: a record's name is its content's")
-        if not isinstance(record.metrics, dict) or not isinstance(record.provenance, dict) or "dirty" not in record.provenance:
+        origin = set(record.provenance) if isinstance(record.provenance, dict) else set()
+        if not isinstance(record.metrics, dict) or not {"commit", "dirty"} <= origin:
             raise RecordError(f"{path} is malformed: metrics or provenance is incomplete; delete it and run it again")
         return record
 

@@ -92,6 +92,8 @@ def evolve(
     first = 0
     if checkpoint is not None and Path(checkpoint).exists():
         first = _resume(Path(checkpoint), settings, space, shapes, seen, rng)
+        if first > generations + 1:
+            raise ValueError(f"the checkpoint {checkpoint} holds {first - 1} generations, more than {generations}; delete it")
 
     for generation in range(first, generations + 1):
         children: dict[str, dict[str, Choice]] = {}
@@ -112,7 +114,12 @@ def evolve(
                 f"limit: a random one has {space.parameters(space.sample(rng), shapes)}"
             )
         for key, config in children.items():
-            seen[key] = Evaluated(config, float(score(config)), space.parameters(config, shapes), generation, len(seen))
+            value = float(score(config))
+            if value != value:
+                raise ValueError(
+                    f"the score of a configuration is not a number; the search so far is in {checkpoint}: {config}"
+                )
+            seen[key] = Evaluated(config, value, space.parameters(config, shapes), generation, len(seen))
         if checkpoint is not None:
             _save(Path(checkpoint), settings, seen, generation, rng)
     return Found(_rank(seen))

@@ -68,7 +68,7 @@ def train(
     loader = DataLoader(data, sampler=batches, batch_size=None, generator=torch.Generator())
     for epoch in range(len(history), recipe.epochs):
         start, losses = time.perf_counter(), []
-        model.train()
+        _train_mode(model)
         for step, (images, labels) in enumerate(loader):
             factor = schedule(epoch + step / len(batches), recipe)
             for group in optimizer.param_groups:
@@ -79,9 +79,10 @@ def train(
                 loss = F.cross_entropy(model(images.to(device)).float(), labels.to(device))
             if not math.isfinite(loss.item()):
                 rate = optimizer.param_groups[0]["lr"]
+                kept = f"; the state after {epoch} whole epochs is in {checkpoint}" if checkpoint and epoch else ""
                 raise TrainingError(
                     f"the loss is {loss.item()} at epoch {epoch}, step {step}, learning rate {rate:.1e}; lower the rate "
-                    f"or set scale_broadcast; the state of epoch {epoch - 1} is in {checkpoint}"
+                    f"or set scale_broadcast{kept}"
                 )
             # None lets AdamW skip the tensors that this step did not sample; zeros would let its momentum move them
             optimizer.zero_grad(set_to_none=not recipe.update_unsampled)
@@ -143,6 +144,14 @@ def _in_order(data: Dataset, batch_size: int) -> DataLoader:
 def _labels(data: Dataset, batch_size: int) -> torch.Tensor:
     labels = getattr(data, "labels", None)  # saves decoding the images again
     return labels if labels is not None else torch.cat([labels for _, labels in _in_order(data, batch_size)])
+
+
+def _train_mode(model: nn.Module) -> None:
+    """Training mode, but for frozen batch normalisation: its running statistics belong to the pretrained weights."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not any(p.requires_grad for p in module.parameters()):
+            module.eval()
 
 
 def _groups(trained: dict[str, nn.Parameter], recipe) -> list[dict]:
