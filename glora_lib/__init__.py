@@ -17,7 +17,7 @@ from glora_lib.adapter_file import AdapterError, load_adapter, save_adapter
 from glora_lib.backbones import BackboneError, load_backbone
 from glora_lib.data import DataError, Task, load_task
 from glora_lib.layer import GLoRALinear
-from glora_lib.methods import METHODS
+from glora_lib.methods import METHODS, NotFusable, trainable_parameters
 from glora_lib.model import AdaptedModel, adapt, fuse
 from glora_lib.profile import PROFILES, Profile
 from glora_lib.record import Record, RecordError, results
@@ -27,6 +27,7 @@ from glora_lib.train import TrainingError, accuracy, predict, train
 
 __all__ = [
     *("AdaptedModel", "AdapterError", "BackboneError", "Choice", "Config", "DataError", "Found", "GLoRALinear", "METHODS"),
-    *("PROFILES", "Profile", "Record", "RecordError", "Space", "Task", "TrainingError", "accuracy", "adapt", "evolve", "fuse"),
-    *("load_adapter", "load_backbone", "load_task", "predict", "random_search", "results", "save_adapter", "train"),
+    *("NotFusable", "PROFILES", "Profile", "Record", "RecordError", "Space", "Task", "TrainingError", "accuracy", "adapt"),
+    *("evolve", "fuse", "load_adapter", "load_backbone", "load_task", "predict", "random_search", "results", "save_adapter"),
+    *("train", "trainable_parameters"),
 ]

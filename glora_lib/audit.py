@@ -15,11 +15,11 @@ from glora_lib.layer import GLoRALinear
 from glora_lib.paths import DATA, REPORTED
 from glora_lib.profile import PROFILES
 from glora_lib.record import results
+from glora_lib.sizes import mean_subnet, supernet_size, vit_b_shapes
 from glora_lib.space import Choice, Space
 from glora_lib.table import paired
 
 COLUMNS = ["id", "place", "reported", "ours", "verdict", "evidence"]
-VIT_B = {"attn.qkv": (2304, 768), "attn.proj": (768, 768), "mlp.fc1": (3072, 768), "mlp.fc2": (768, 3072)}
 
 
 def verdicts(profile: str) -> pd.DataFrame:
@@ -58,28 +58,6 @@ def number(reported: float, ours: float, tolerance: float) -> str:
 def exact(reported, ours) -> str:
     """Return the verdict on a count or a statement: it holds or it does not."""
     return "match" if ours == reported else "contradicted"
-
-
-def vit_b_shapes() -> dict[str, tuple[int, int]]:
-    """Return layer name -> (d2, d1) of the 48 linear layers of ViT-B/16 with a fused qkv."""
-    return {f"blocks.{block}.{name}": shape for block in range(12) for name, shape in VIT_B.items()}
-
-
-def mean_subnet(rank: int) -> float:
-    """Return the exact mean size of a uniformly random subnet of ViT-B with one rank, in parameters."""
-    shapes = vit_b_shapes()
-    sizes = {}
-    for name, shape in shapes.items():
-        if shape not in sizes:
-            space = Space([name], (rank,))
-            counts = [space.parameters({name: choice}, {name: shape}) for choice in space.choices()]
-            sizes[shape] = sum(counts) / len(counts)
-    return sum(sizes[shape] for shape in shapes.values())
-
-
-def supernet_size(rank: int) -> int:
-    """Return how many parameters a supernet on ViT-B trains, head excluded."""
-    return sum(2 * rank * (d2 + d1) + rank * (d1 + 1) + 2 * d2 for d2, d1 in vit_b_shapes().values())
 
 
 def product_fits(d2: int = 6, d1: int = 4) -> bool:

@@ -15,9 +15,9 @@ from joblib import Parallel, delayed
 
 from glora_lib import backbones
 from glora_lib.data import load_task
-from glora_lib.methods import METHODS
+from glora_lib.methods import METHODS, NotFusable, trainable_parameters
 from glora_lib.methods.probes import features
-from glora_lib.model import fuse
+from glora_lib.model import AdaptedModel, fuse
 from glora_lib.paths import CACHE
 from glora_lib.profile import Profile
 from glora_lib.provenance import commit, peak_memory, provenance
@@ -34,8 +34,8 @@ RANDOM_SUBNETS = 3  # random subnets that are measured on test beside the one th
 class Run:
     """One run of the grid. `label` names it in tables where settings differ from the method's own, else it is the method.
 
-    Methods: linear, lora; supernet (trained, not searched), glora (searched by evolution) and glora_random (the same supernet,
-    searched at random with the same number of evaluations).
+    Methods: every name in `METHODS` but noah, with the method's defaults; supernet (trained, not searched), glora (searched by
+    evolution) and glora_random (the same supernet, searched at random with the same number of evaluations).
     """
 
     experiment: str
@@ -93,14 +93,15 @@ def fill(runs: Iterable[Run], compute: str = "missing", workers: int = 1) -> lis
 
 def execute(run: Run) -> Record:
     """Train, search, fuse and measure one run; return its record, not yet saved."""
+    if run.method not in STAGES:
+        raise ValueError(f"method {run.method!r} cannot be run here; valid: {', '.join(STAGES)}")
     recipe, task = run.recipe, load_task(run.task, run.profile)
     model = backbones.load_backbone(
         recipe.backbone, classes=task.classes, image_size=recipe.image_size, weights=recipe.weights,
         drop_path=recipe.drop_path, seed=run.seed,
     )  # fmt: skip
-    stages = {"linear": _probe, "lora": _fixed}.get(run.method, _supernet)
     torch.manual_seed(run.seed)  # for what adapting draws: a run does not depend on those before it in this process
-    outcome = stages(run, recipe, model, task)
+    outcome = STAGES[run.method](run, recipe, model, task)
     settings = recipe.settings() | {
         "weights_sha256": backbones.weights_sha256(recipe.backbone, recipe.weights),
         "backbone_label": backbones.label(recipe.backbone, recipe.weights),
@@ -129,15 +130,19 @@ def _probe(run: Run, recipe: Profile, model, task) -> dict:
 
 
 def _fixed(run: Run, recipe: Profile, model, task) -> dict:
-    """Train one method with nothing to choose; what is measured is the fused model."""
+    """Train one method with nothing to choose; what is measured is the fused model, where the method can be fused."""
     net = METHODS[run.method](model)
     history = train(net, task.train, recipe, seed=run.seed, checkpoint=_cache(run, recipe, "train.pt"))
-    stored = sum(tensor.numel() for name in net.layer_names for tensor in net.layer(name).stored().values())
+    size = _sizes(net, trainable_parameters(net))
+    try:
+        plain = fuse(net)
+    except NotFusable:
+        plain, size["merged"] = net, size["stored"]
     return {
-        "metrics": _measure(fuse(net), task, recipe),
-        "config": to_json(net.config),
+        "metrics": _measure(plain, task, recipe),
+        "config": to_json(net.config) if isinstance(net, AdaptedModel) else None,
         "selected_on": "nothing",
-        "cost": {"seconds_train": _seconds(history)} | _sizes(net, stored),
+        "cost": {"seconds_train": _seconds(history)} | size,
         "history": {"train": history},
     }
 
@@ -191,6 +196,11 @@ def _search(run: Run, recipe: Profile, space: Space, score, shapes) -> Found:
             space, score=score, budget=budget, seed=run.seed, shapes=shapes, limit=recipe.limit, checkpoint=checkpoint
         )
     return evolve(space, score=score, seed=run.seed, shapes=shapes, checkpoint=checkpoint, **recipe.evolution)
+
+
+# NOAH is missing: it needs a stage of its own, which trains a supernet, searches it and trains what was found once more
+STAGES = {name: _fixed for name in METHODS if name not in ("noah", "glora")} | {"linear": _probe}
+STAGES |= dict.fromkeys(("supernet", "glora", "glora_random"), _supernet)
 
 
 def _measure(plain, task, recipe: Profile) -> dict:

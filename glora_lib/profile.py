@@ -11,6 +11,12 @@ VTAB_1K = (
     *("clevr_count", "clevr_dist", "dmlab", "kitti", "dsprites_loc", "dsprites_ori", "smallnorb_azi", "smallnorb_ele"),
 )
 
+# what the papers train for 100 epochs; one recipe for all of them, though single papers tune rates and scales by task
+BASELINES = (
+    *("lora", "full", "bitfit", "vpt_shallow", "vpt_deep", "adapter", "adaptformer"),
+    *("fact_tt", "fact_tk", "ssf", "repadapter"),
+)
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -55,7 +61,7 @@ class Profile:
     methods: dict[str, dict] = field(
         default_factory=lambda: {
             "linear": {"epochs": 100, "learning_rate": 1e-3, "head_learning_rate": 1e-3},
-            "lora": {"epochs": 100, "learning_rate": 1e-3, "head_learning_rate": 1e-3},
+            **dict.fromkeys(BASELINES, {"epochs": 100, "learning_rate": 1e-3, "head_learning_rate": 1e-3}),
         }
     )
 
@@ -103,7 +109,7 @@ CPU = replace(
     vtab_folders=False,
     methods={
         "linear": {"epochs": 100, "batch_size": 64, "learning_rate": 1e-2, "head_learning_rate": 1e-2},
-        "lora": {"epochs": 6},
+        **dict.fromkeys(BASELINES, {"epochs": 6}),
     },
 )
 

@@ -4,11 +4,14 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 from glora_lib import grid, record
 from glora_lib.grid import Run, execute, fill
+from glora_lib.methods import METHODS
 from glora_lib.profile import SMOKE
 from glora_lib.record import Record, results
+from glora_lib.sizes import NOT_FUSABLE
 from glora_lib.space import Space, from_json
 
 PROFILE = replace(SMOKE, epochs=1, population=4, parents=2, mutations=2, crossovers=2, generations=1)
@@ -34,6 +37,26 @@ def filled(root) -> list[Run]:
     runs = [run(method) for method in ("linear", "lora", "supernet", "glora", "glora_random")]
     assert fill(runs) == []
     return runs
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("noah", "linear", "lora", "glora")])
+def test_every_method_without_a_search_leaves_a_record(root, method):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # no slower on a model this small
+    found = execute(run(method, profile=replace(PROFILE, epochs=1, methods={})))
+    torch.set_num_threads(threads)
+    assert found.config is None
+    assert found.selected_on == "nothing"
+    assert found.cost["trained"] == found.cost["stored"] > 0
+    assert found.cost["merged"] == (found.cost["stored"] if method in NOT_FUSABLE else 0)
+    assert {"seconds_train", "head"} <= set(found.cost)
+    assert 0 <= found.metrics["test"] <= 1
+
+
+@pytest.mark.parametrize("method", ["noah", "lorra"])
+def test_a_method_that_has_no_stage_names_those_that_have(method):
+    with pytest.raises(ValueError, match=f"method '{method}' cannot be run here; valid: .*lora, .*supernet"):
+        execute(run(method))
 
 
 def load(method: str) -> Record:

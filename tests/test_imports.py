@@ -26,10 +26,21 @@ ALLOWED = {
     "search": {"space"},
     "backbones": {"paths"},
     # one file a family of methods
-    "methods.probes": {"model"},
-    "methods.lora": {"model", "space"},
+    "methods.vit": set(),
+    "methods.probes": {"methods.vit"},
+    "methods.lora": {"methods.probes", "methods.vit", "model", "space"},
+    "methods.prompts": {"methods.probes", "methods.vit"},
+    "methods.adapters": {"methods.probes", "methods.vit"},
+    "methods.fact": {"methods.probes", "methods.vit"},
+    "methods.ssf": {"methods.probes", "methods.vit"},
+    "methods.repadapter": {"methods.probes", "methods.vit"},
+    "methods.noah": {"layer", "methods.adapters", "methods.probes", "methods.prompts", "methods.vit", "space"},
     "methods.glora": {"model", "space"},
-    "methods": {"methods.glora", "methods.lora", "methods.probes"},
+    "methods": {
+        *("methods.adapters", "methods.fact", "methods.glora", "methods.lora", "methods.noah", "methods.probes"),
+        *("methods.prompts", "methods.repadapter", "methods.ssf", "methods.vit"),
+    },
+    "sizes": {"methods", "model", "space"},
     # the data
     "data.task": {"paths"},
     "data.packaged": {"data.task", "paths"},
@@ -41,7 +52,7 @@ ALLOWED = {
     "provenance": {"paths"},
     "record": {"paths", "profile"},
     "table": set(),
-    "audit": {"layer", "paths", "profile", "record", "space", "table"},
+    "audit": {"layer", "paths", "profile", "record", "sizes", "space", "table"},
     "plot": {"paths", "profile", "space"},
     # the one place where everything meets
     "grid": {

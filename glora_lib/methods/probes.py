@@ -1,4 +1,4 @@
-"""The linear probe: nothing but the head is trained."""
+"""What needs no new parameters: the linear probe, full fine-tuning, and BitFit."""
 
 import torch
 from torch import nn
@@ -9,6 +9,26 @@ def linear(model: nn.Module) -> nn.Module:
     """Freeze everything but the head of a timm model; return the model."""
     model.requires_grad_(False)
     model.get_classifier().requires_grad_(True)
+    return model
+
+
+def full(model: nn.Module) -> nn.Module:
+    """Leave every parameter of the model trainable; return the model."""
+    return model.requires_grad_(True)
+
+
+def bitfit(model: nn.Module) -> nn.Module:
+    """Train the biases and the head: those of linear layers, of the patch embedding and of norms (Ben Zaken et al., 2022).
+
+    A model without a bias outside its head is a ValueError.
+    """
+    head = set(model.get_classifier().parameters())
+    biases = [p for name, p in model.named_parameters() if name.rpartition(".")[2] == "bias" and p not in head]
+    if not biases:
+        raise ValueError(f"{type(model).__name__} has no bias that BitFit could train")
+    linear(model)
+    for bias in biases:
+        bias.requires_grad_(True)
     return model
 
 
