@@ -244,7 +244,7 @@ def test_a_name_in_skip_that_no_module_has_is_an_error_before_anything_changes(u
 
 
 def test_a_model_without_a_linear_layer_is_an_error():
-    with pytest.raises(ValueError, match="no linear layer to adapt in Sequential"):
+    with pytest.raises(ValueError, match="no linear layer to adapt inside this Sequential"):
         adapt(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))
 
 
