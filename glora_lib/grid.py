@@ -1,5 +1,6 @@
 """Runs and their records: what is missing is computed, what exists with the same settings is kept."""
 
+import copy
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from joblib import Parallel, delayed
 from glora_lib import backbones
 from glora_lib.data import load_task
 from glora_lib.methods import METHODS, NotFusable, trainable_parameters
+from glora_lib.methods.noah import search as noah_search
 from glora_lib.methods.probes import features
 from glora_lib.model import AdaptedModel, fuse
 from glora_lib.paths import CACHE
@@ -34,7 +36,7 @@ RANDOM_SUBNETS = 3  # random subnets that are measured on test beside the one th
 class Run:
     """One run of the grid. `label` names it in tables where settings differ from the method's own, else it is the method.
 
-    Methods: every name in `METHODS` but noah, with the method's defaults; supernet (trained, not searched), glora (searched by
+    Methods: every name in `METHODS`, with the method's defaults; supernet (trained, not searched), glora (searched by
     evolution) and glora_random (the same supernet, searched at random with the same number of evaluations).
     """
 
@@ -198,8 +200,36 @@ def _search(run: Run, recipe: Profile, space: Space, score, shapes) -> Found:
     return evolve(space, score=score, seed=run.seed, shapes=shapes, checkpoint=checkpoint, **recipe.evolution)
 
 
-# NOAH is missing: it needs a stage of its own, which trains a supernet, searches it and trains what was found once more
-STAGES = {name: _fixed for name in METHODS if name not in ("noah", "glora")} | {"linear": _probe}
+def _noah(run: Run, recipe: Profile, model, task) -> dict:
+    """Train NOAH's supernet, search it on val, and train what was found once more, alone and with the baselines' recipe.
+
+    The authors retrain on training and validation images together; here the validation images stay out.
+    """
+    net = METHODS["noah"](copy.deepcopy(model))
+    history = {
+        "train": train(net, task.train, recipe, sample=net.sample, seed=run.seed, checkpoint=_cache(run, recipe, "train.pt"))
+    }
+    start = time.perf_counter()
+    settings = {key: value for key, value in recipe.evolution.items() if key not in ("probability", "limit")}  # NOAH's own
+    ranking = noah_search(
+        net, lambda config: accuracy(net.use(config), task.val, dtype=recipe.dtype), seed=run.seed, **settings
+    )
+    best, cost = ranking[0][2], {"seconds_search": time.perf_counter() - start}
+    again = run.profile.for_method("lora")
+    alone = METHODS["noah"](model, config=best)
+    history["retrain"] = train(alone, task.train, again, seed=run.seed, checkpoint=_cache(run, recipe, "retrain.pt"))
+    cost["seconds_train"] = _seconds(history["train"]) + _seconds(history["retrain"])
+    sizes = _sizes(net, trainable_parameters(alone))  # trained: the supernet
+    return {
+        "metrics": _measure(alone, task, recipe) | {"evaluations": len(ranking)},
+        "config": {part: list(widths) for part, widths in best.items()},
+        "selected_on": "val",
+        "cost": cost | sizes | {"merged": sizes["stored"]},
+        "history": history,
+    }
+
+
+STAGES = {name: _fixed for name in METHODS if name != "glora"} | {"linear": _probe, "noah": _noah}
 STAGES |= dict.fromkeys(("supernet", "glora", "glora_random"), _supernet)
 
 

@@ -53,10 +53,17 @@ def test_every_method_without_a_search_leaves_a_record(root, method):
     assert 0 <= found.metrics["test"] <= 1
 
 
-@pytest.mark.parametrize("method", ["noah", "lorra"])
-def test_a_method_that_has_no_stage_names_those_that_have(method):
-    with pytest.raises(ValueError, match=f"method '{method}' cannot be run here; valid: .*lora, .*supernet"):
-        execute(run(method))
+def test_noah_is_searched_on_val_and_what_was_found_is_trained_again(root):
+    found = execute(run("noah", profile=replace(PROFILE, epochs=1, methods={})))
+    assert found.selected_on == "val"
+    assert set(found.config) == {"prompt", "lora", "adapter"}
+    assert found.cost["stored"] == found.cost["merged"] < found.cost["trained"]
+    assert len(found.history["train"]) == len(found.history["retrain"]) == 1
+
+
+def test_a_method_that_does_not_exist_names_those_that_do():
+    with pytest.raises(ValueError, match="method 'lorra' cannot be run here; valid: .*lora, .*noah.*supernet"):
+        execute(run("lorra"))
 
 
 def load(method: str) -> Record:

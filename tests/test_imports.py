@@ -56,7 +56,7 @@ ALLOWED = {
     "plot": {"paths", "profile", "space"},
     # the one place where everything meets
     "grid": {
-        *("backbones", "data", "methods", "methods.probes", "model", "paths", "profile"),
+        *("backbones", "data", "methods", "methods.noah", "methods.probes", "model", "paths", "profile"),
         *("provenance", "record", "search", "space", "train"),
     },
 }
