@@ -54,6 +54,22 @@ def intervals(
     return _finish(figure)
 
 
+def ratios(table: pd.DataFrame, *, label: str, hue: str, x: str) -> Figure:
+    """Return a row for every `label` with a dot for every `hue`: columns ratio (the dot), low and high (the whisker)."""
+    labels, kinds = list(dict.fromkeys(table[label])), list(dict.fromkeys(table[hue]))
+    figure, axes = plt.subplots(figsize=(7.5, 0.32 * len(labels) + 1.4))
+    axes.axvline(1, color="0.4", linestyle="--", linewidth=1)
+    for number, value in enumerate(kinds):
+        rows = table[table[hue] == value].set_index(label).reindex(labels)
+        places = np.arange(len(labels))[::-1] + ((len(kinds) - 1) / 2 - number) * 0.24
+        spread = np.abs(rows[["low", "high"]].to_numpy().T - rows["ratio"].to_numpy())
+        style = {"color": GREYSAFE[number % 5], "marker": MARKERS[number % 5], "markersize": 4, "linewidth": 1}
+        axes.errorbar(rows["ratio"], places, xerr=spread, fmt=" ", label=f"{hue} {value}", **style)
+    axes.set(yticks=np.arange(len(labels))[::-1], yticklabels=labels, xlabel=x, xlim=(0, None))
+    axes.legend(frameon=False, ncols=len(kinds), loc="lower center", bbox_to_anchor=(0.5, 1))
+    return _finish(figure)
+
+
 def bars(table: pd.DataFrame, *, x: str, y: str, hue: str, error: str, ylabel: str) -> Figure:
     """Return bars grouped by `x`, one pattern per `hue`, with `error` (a standard deviation) as whiskers."""
     groups, kinds = list(dict.fromkeys(table[x])), list(dict.fromkeys(table[hue]))

@@ -17,12 +17,14 @@ ALLOWED = {
     "profile": set(),
     "space": set(),
     "train": set(),
+    "timing": set(),
     # the method
     "fast_linear": set(),
     "layer": {"fast_linear", "space"},
     "model": {"layer", "space"},
     "geometry": {"layer", "space"},
     "adapter_file": {"model", "space"},
+    "storage": {"adapter_file", "model", "space"},
     "search": {"space"},
     "backbones": {"paths"},
     # one file a family of methods
@@ -58,6 +60,9 @@ ALLOWED = {
     "grid": {
         *("backbones", "data", "methods", "methods.noah", "methods.probes", "model", "paths", "profile"),
         *("provenance", "record", "search", "space", "train"),
+    },
+    "inference": {
+        *("backbones", "grid", "methods", "model", "paths", "profile", "provenance", "record", "space", "storage", "timing"),
     },
 }
 MODULES = {
