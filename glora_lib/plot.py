@@ -134,6 +134,7 @@ def tally(counts: pd.Series, *, x: str) -> Figure:
     drawn = axes.barh(counts.index[::-1], counts.to_numpy()[::-1], color=GREYSAFE[2])
     axes.bar_label(drawn, padding=3)
     axes.set(xlabel=x)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     return _finish(figure)
 
 
