@@ -33,10 +33,10 @@ def lines(
     """Return a line per name of `curves`, each (x values, y values), with markers."""
     figure, axes = plt.subplots(figsize=(7, 4))
     for number, (name, (xs, ys)) in enumerate(curves.items()):
-        style = {"color": GREYSAFE[number % 5], "marker": MARKERS[number % 5]}
+        style = {"color": GREYSAFE[number % 5], "marker": MARKERS[number % 5], "linestyle": "--" if number >= 5 else "-"}
         axes.plot(xs, ys, label=name, markersize=4, linewidth=1.6, **style)
     axes.set(xlabel=x, ylabel=y, title=title, yscale="log" if log_y else "linear")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))
     return _finish(figure)
 
 
