@@ -97,6 +97,7 @@ CPU = replace(
     image_size=42,
     drop_path=0.0,
     tasks=("mnist_5k", "landcover_10", "clevr_count"),
+    seeds=(0,),
     ranks=(4, 2),
     scale_broadcast=True,
     epochs=14,
