@@ -170,7 +170,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_checkpoint_kept(tmp_path)
         states.append(parameters(net))
         return {}
 
-    with pytest.raises(TrainingError, match=r"the loss is nan at epoch 2, step 0.*state of epoch 1 is in .*train.pt"):
+    with pytest.raises(TrainingError, match=r"the loss is nan at epoch 2, step 0.*state after 2 whole epochs is in .*train.pt"):
         train(net, Bursting(*toy_data().tensors), RECIPE, checkpoint=checkpoint, watch=watch)
     assert all(torch.isfinite(tensor).all() for tensor in net.state_dict().values())
     kept = torch.load(checkpoint, weights_only=True)
