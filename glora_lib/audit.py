@@ -19,6 +19,7 @@ from glora_lib.sizes import mean_subnet, supernet_size, vit_b_shapes
 from glora_lib.space import Choice, Space
 from glora_lib.table import paired
 
+SEEDS = 3  # fewer support no statement about a method
 COLUMNS = ["id", "place", "reported", "ours", "verdict", "evidence"]
 
 
@@ -124,6 +125,8 @@ def _beats(against: str) -> Callable:
         if table.empty or not PROFILES[profile].compared:
             return f"no records to compare ({profile})", "not run"
         mean, n = table["difference"].mean(), int(table["n"].sum())
+        if table["n"].min() < SEEDS:
+            return f"{mean:+.1f} points on {table['n'].min()} of {SEEDS} seeds ({profile}, {len(table)} tasks)", "not run"
         return f"{mean:+.1f} points ({profile}, {len(table)} tasks, {n} pairs)", "direction" if mean > 0 else "contradicted"
 
     return check

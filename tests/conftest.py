@@ -23,3 +23,12 @@ def seeds():
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - third parties use the global generator
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def one_thread():
+    """Models this small gain nothing from a second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -15,13 +15,7 @@ from glora_lib.timing import throughput
 SMOKE = gl.PROFILES["smoke"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Models this small gain nothing from a second thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class OnPixels(nn.Sequential):

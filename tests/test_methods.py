@@ -34,13 +34,7 @@ CASES = [(method, options) for method in METHODS for options in OPTIONS.get(meth
 every_vit = pytest.mark.parametrize("name", VITS)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Models this small gain nothing from a second thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def adapted(name: str, method: str, options: dict, **kwargs) -> nn.Module:

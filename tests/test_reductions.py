@@ -16,13 +16,7 @@ every_layer = pytest.mark.parametrize("name", NAMES)
 every_bias = pytest.mark.parametrize("kind", ["class token", "no class token, no qkv bias"])
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Models this small gain nothing from a second thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def trained(method: str, kind: str = "class token", **options) -> nn.Module:
