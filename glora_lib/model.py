@@ -17,6 +17,7 @@ class AdaptedModel(nn.Module):
         model: the model itself, with `GLoRALinear` in place of the adapted layers.
         layer_names: the adapted layers, in the model's order.
         shapes: layer name -> (outputs d2, inputs d1).
+        rank: the largest LoRA rank that can be chosen.
     """
 
     def __init__(self, model: nn.Module, layer_names: Collection[str]):
@@ -25,6 +26,7 @@ class AdaptedModel(nn.Module):
         self.layer_names = tuple(layer_names)
         layers = [model.get_submodule(name) for name in self.layer_names]
         self.shapes = {name: tuple(layer.W0.shape) for name, layer in zip(self.layer_names, layers, strict=True)}
+        self.rank = max(layer.rank for layer in layers)
 
     def forward(self, *args, **kwargs):
         return self.model(*args, **kwargs)

@@ -89,7 +89,8 @@ def generations(search: Sequence[Mapping], random_best: Sequence[float] | None =
     """Return every subnet of a search as a dot, a column a generation, with the best so far.
 
     Args:
-        search: one mapping a generation with "val", the accuracies of its subnets (fractions).
+        search: one mapping a generation with "val", the accuracies of its subnets (fractions), and, unless all are exact,
+            "exact": False where scoring was stopped and the accuracy is only known to lie below; drawn as a tick pointing down.
         random_best: the best so far of a random search after as many evaluations, at each generation.
         n: images that an accuracy was measured on.
     """
@@ -97,10 +98,12 @@ def generations(search: Sequence[Mapping], random_best: Sequence[float] | None =
     jitter = np.random.default_rng(0)
     best = np.maximum.accumulate([max(generation["val"], default=0) for generation in search])
     for number, generation in enumerate(search):
-        places = number + jitter.uniform(-0.25, 0.25, len(generation["val"]))
-        axes.scatter(
-            places, 100 * np.array(generation["val"]), s=10, color=GREYSAFE[4], label="a subnet" if number == 0 else None
-        )
+        val = 100 * np.array(generation["val"])
+        exact = np.array(generation.get("exact", [True] * len(val)), dtype=bool)
+        places = number + jitter.uniform(-0.25, 0.25, len(val))
+        axes.scatter(places[exact], val[exact], s=10, color=GREYSAFE[4], label=None if number else "a subnet")
+        label = "stopped: lies below" if number == 1 else None
+        axes.scatter(places[~exact], val[~exact], s=24, marker=7, color=GREYSAFE[4], alpha=0.5, linewidths=0, label=label)
     axes.plot(100 * best, color=GREYSAFE[0], marker="o", label="evolution, best so far")
     if random_best is not None:
         axes.plot(

@@ -57,6 +57,7 @@ class Profile:
     allow_dirty: bool = False  # read records of uncommitted code
     compared: bool = True  # whether its results are held against the paper's claims
     vtab_folders: bool = True  # where a VTAB-1K task and a packaged one share a name, which of them is meant
+    options: dict = field(default_factory=dict)  # keyword arguments of the method's function
     # what single methods change
     methods: dict[str, dict] = field(
         default_factory=lambda: {
@@ -81,8 +82,12 @@ class Profile:
         return replace(self, **self.methods.get(method, {}), methods={})
 
     def settings(self) -> dict:
-        """Return what one run depends on as plain JSON types, for a record: not where it is kept, nor which runs there are."""
+        """Return what one run depends on as plain JSON types, for a record: not where it is kept, nor which runs there are.
+
+        Options are there where the method has any.
+        """
         around = ("name", "tasks", "seeds", "methods", "results", "figures", "allow_dirty", "compared")
+        around += () if self.options else ("options",)
         settings = {name: value for name, value in asdict(self).items() if name not in around}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
 

@@ -19,13 +19,17 @@ TRIES = 10  # attempts per wanted child, as in the authors' code; what is then s
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A configuration that was scored: in which generation, after how many others, and how many parameters it stores."""
+    """A configuration that was scored: in which generation, after how many others, and how many parameters it stores.
+
+    Where `exact` is false its scoring was stopped, and all that is known is that it lies below `score`.
+    """
 
     config: dict[str, Choice]
     score: float
     parameters: int
     generation: int
     number: int
+    exact: bool = True
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Found:
     @property
     def ties(self) -> int:
         """How many configurations reached the best score."""
-        return sum(evaluated.score == self.score for evaluated in self.ranking)
+        return sum(evaluated.exact and evaluated.score == self.score for evaluated in self.ranking)
 
     def generation(self, number: int) -> list[Evaluated]:
         """Return the configurations that were scored in that generation, in that order; 0 is the random start."""
@@ -68,6 +72,7 @@ def evolve(
     probability: float = 0.2,
     generations: int = 20,
     limit: int | None = None,
+    stop_early: bool = False,
     checkpoint: str | Path | None = None,
 ) -> Found:
     """Search `space` for the configuration with the highest score; no configuration is scored twice.
@@ -76,6 +81,9 @@ def evolve(
         score: accuracy on validation data, never on test data; higher is better.
         shapes: layer name -> (d2, d1), to count parameters. Without it all layers count as equally wide, 768 x 768.
         limit: the most parameters that a subnet may have.
+        stop_early: from generation 1 on, call `score(config, floor)` with the score of the last of the best, which may return
+            None as soon as the configuration lies below the floor. It then cannot become a parent or the best, whatever its
+            score: the search takes the same path and finds the same. The random start is scored whole, as a sample.
         checkpoint: a JSON file that the search goes on from if it exists, written after every generation.
             The result is the same as that of a search that was never interrupted.
 
@@ -114,12 +122,17 @@ def evolve(
                 f"limit: a random one has {space.parameters(space.sample(rng), shapes)}"
             )
         for key, config in children.items():
-            value = float(score(config))
+            if stop_early and generation > 0:
+                floor = _rank(seen)[:parents][-1].score
+                value = score(config, floor)
+                exact, value = value is not None, floor if value is None else float(value)
+            else:
+                exact, value = True, float(score(config))
             if value != value:
                 raise ValueError(
                     f"the score of a configuration is not a number; the search so far is in {checkpoint}: {config}"
                 )
-            seen[key] = Evaluated(config, value, space.parameters(config, shapes), generation, len(seen))
+            seen[key] = Evaluated(config, value, space.parameters(config, shapes), generation, len(seen), exact)
         if checkpoint is not None:
             _save(Path(checkpoint), settings, seen, generation, rng)
     return Found(_rank(seen))
@@ -133,7 +146,8 @@ def random_search(space: Space, *, score: Callable[[Config], float], budget: int
 
 
 def _rank(seen: Mapping[str, Evaluated]) -> list[Evaluated]:
-    return sorted(seen.values(), key=lambda evaluated: (-evaluated.score, evaluated.parameters))  # stable: then by age
+    order = lambda evaluated: (-evaluated.score, not evaluated.exact, evaluated.parameters)  # noqa: E731
+    return sorted(seen.values(), key=order)  # stable: then by age
 
 
 def _breed(wanted: int, children: dict, admit: Callable, make: Callable[[], Config], tries: int = TRIES) -> None:
@@ -151,7 +165,7 @@ def _save(path: Path, settings: list, seen: Mapping[str, Evaluated], generation:
         "settings": settings,
         "generation": generation,
         "rng": [version, list(state), gauss],
-        "seen": [[key, evaluated.score, evaluated.generation] for key, evaluated in seen.items()],
+        "seen": [[key, evaluated.score, evaluated.generation, evaluated.exact] for key, evaluated in seen.items()],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f"{path.suffix}.{os.getpid()}.tmp")
@@ -167,9 +181,9 @@ def _resume(path: Path, settings: list, space: Space, shapes: Mapping, seen: dic
         raise ValueError(f"the checkpoint {path} is not valid JSON ({error}); delete it to start again") from error
     if data["settings"] != settings:
         raise ValueError(f"the checkpoint {path} belongs to a search with other settings; delete it or restore them")
-    for key, score, generation in data["seen"]:
+    for key, score, generation, exact in data["seen"]:
         config = space.decode(key)
-        seen[key] = Evaluated(config, score, space.parameters(config, shapes), generation, len(seen))
+        seen[key] = Evaluated(config, score, space.parameters(config, shapes), generation, len(seen), exact)
     version, state, gauss = data["rng"]
     rng.setstate((version, tuple(state), gauss))
     return data["generation"] + 1

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from glora_lib import grid, record
+from glora_lib import run as run_module
 from glora_lib.grid import Run, execute, fill
 from glora_lib.methods import METHODS
 from glora_lib.profile import SMOKE
@@ -22,7 +23,7 @@ def root(tmp_path_factory):
     """Records and unfinished stages go to a temporary folder, which the tests of this file share."""
     folder = tmp_path_factory.mktemp("grid")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grid, "CACHE", folder / "cache")
+        patch.setattr(run_module, "CACHE", folder / "cache")
         patch.setattr(record, "ROOT", folder)
         yield folder
 

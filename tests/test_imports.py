@@ -57,10 +57,12 @@ ALLOWED = {
     "audit": {"layer", "paths", "profile", "record", "sizes", "space", "table"},
     "plot": {"paths", "profile", "space"},
     # the one place where everything meets
-    "grid": {
-        *("backbones", "data", "methods", "methods.noah", "methods.probes", "model", "paths", "profile"),
-        *("provenance", "record", "search", "space", "train"),
+    "score": {"model", "space", "train"},
+    "run": {"paths", "profile", "provenance", "record"},
+    "stages": {
+        *("methods", "methods.noah", "methods.probes", "model", "profile", "run", "score", "search", "space", "train"),
     },
+    "grid": {"backbones", "data", "provenance", "record", "run", "stages"},
     "inference": {
         *("backbones", "grid", "methods", "model", "paths", "profile", "provenance", "record", "space", "storage", "timing"),
     },
