@@ -40,7 +40,7 @@ def filled(root) -> list[Run]:
     return runs
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("noah", "linear", "lora", "glora")])
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("noah", "linear", "glora")])
 def test_every_method_without_a_search_leaves_a_record(root, method):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # no slower on a model this small
@@ -107,8 +107,7 @@ def test_a_search_s_record_holds_a_legal_configuration_and_its_size(filled, meth
 
 def test_parameters_are_counted_without_the_head(filled):
     lora = sum(4 * (d2 + d1) for d2, d1 in [(192, 64), (64, 64), (192, 64), (64, 192)]) * 6
-    rank = load("lora").config["blocks.0.attn.qkv"]["B"].removeprefix("lora")
-    assert load("lora").cost["trained"] == load("lora").cost["stored"] == lora // 4 * int(rank)
+    assert load("lora").cost["trained"] == load("lora").cost["stored"] == 2 * lora
     assert load("linear").cost["trained"] == 0
     assert {load(method).cost["head"] for method in ("linear", "lora", "glora")} == {64 * 4 + 4}
 

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from glora_lib.methods import METHODS, NotFusable, trainable_parameters
+from glora_lib.methods.lora import LoRALinear
 from glora_lib.methods.noah import PARTS, search
 from glora_lib.model import fuse
 from glora_lib.sizes import NOT_FUSABLE
@@ -20,7 +21,7 @@ from glora_lib.train import train
 
 FUSABLE = [method for method in METHODS if method not in NOT_FUSABLE]
 OPTIONS = {
-    "lora": [{"rank": 4}, {"rank": 4, "placement": "qkv"}, {"rank": 4, "placement": "qv"}],
+    "lora": [{"rank": 4}, {"rank": 4, "placement": "qkv", "scale": 0.5}, {"rank": 4, "placement": "qv"}],
     "fact_tt": [{"rank": 4, "scale": 0.3}],
     "fact_tk": [{"rank": 4, "scale": 0.3}],
     "repadapter": [{"scale": 0.5}, {"groups": 1, "bias": False}, {"groups": 4}],
@@ -92,6 +93,64 @@ def test_changes_the_output_once_it_is_trained(name, method):
     assert (base(images(name)) - net(images(name))).abs().max() > 1e-4
 
 
+# initialisation
+
+
+@torch.no_grad()
+def initial(method: str, **options) -> dict[str, tuple[float, float]]:
+    """Return name -> (largest absolute value, deviation) of what a method adds to block 1 of a ViT-S, and of shared factors."""
+    torch.manual_seed(0)
+    model = timm.create_model("vit_small_patch16_224", num_classes=3, depth=2)
+    known = {id(p) for p in model.parameters()}
+    added = {name: p for name, p in METHODS[method](model, **options).named_parameters() if id(p) not in known}
+    return {name.removeprefix("blocks.1."): (float(p.abs().max()), float(p.std())) for name, p in added.items()}
+
+
+def test_every_method_starts_as_in_the_code_of_its_authors():
+    """Bounds of uniform distributions: Kaiming's sqrt(1 / inputs), Xavier's sqrt(6 / (inputs + outputs)), VPT's own."""
+    d, zero, kaiming = 384, (0.0, 0.0), 384**-0.5
+
+    def uniform(found: tuple[float, float], bound: float) -> bool:
+        return 0.9 * bound < found[0] <= bound and found[1] == pytest.approx(bound / 3**0.5, rel=0.1)
+
+    lora = initial("lora")
+    assert uniform(lora["attn.qkv.down"], kaiming)
+    assert uniform(lora["mlp.fc2.down"], (4 * d) ** -0.5)
+    assert lora["attn.qkv.up"] == zero
+    assert uniform(initial("lora", placement="qv")["attn.qkv.down"], kaiming)
+    assert uniform(initial("vpt_shallow")["blocks.prompt"], (6 / (3 * 16 * 16 + d)) ** 0.5)
+    assert uniform(initial("vpt_deep")["prompt"], (6 / (3 * 16 * 16 + d)) ** 0.5)
+    adapter = initial("adapter")
+    assert uniform(adapter["ls2.adapter.down.weight"], (6 / (d + 8)) ** 0.5)
+    assert uniform(adapter["ls2.adapter.up.weight"], (6 / (d + 8)) ** 0.5)
+    assert 0 < adapter["ls2.adapter.up.bias"][1] < 2e-6
+    adaptformer = initial("adaptformer")
+    assert uniform(adaptformer["mlp.adapter.down.weight"], kaiming)
+    assert adaptformer["mlp.adapter.up.weight"] == adaptformer["mlp.adapter.up.bias"] == zero
+    fact = initial("fact_tt", rank=16)
+    shared = "blocks.0.attn.qkv.factors"
+    assert uniform(fact[f"{shared}.U"], kaiming)
+    assert fact[f"{shared}.V"] == zero
+    assert uniform(fact["mlp.fc1.S"], 16**-0.5)
+    assert uniform(fact["mlp.fc2.S"], 64**-0.5)
+    fact = initial("fact_tk", rank=16)
+    assert uniform(fact[f"{shared}.C"], (6 / (2 * 16**2)) ** 0.5)
+    assert uniform(fact[f"{shared}.P"], (6 / (16 + 24)) ** 0.5)
+    ssf = initial("ssf")
+    assert ssf["mlp.fc1.gamma"][1] == pytest.approx(0.02, rel=0.1)
+    assert ssf["mlp.fc1.beta"][1] == pytest.approx(0.02, rel=0.1)
+    assert ssf["mlp.fc1.gamma"][0] < 1.1
+    repadapter = initial("repadapter")
+    assert uniform(repadapter["mlp.fc1.down"], (6 / (d + 8)) ** 0.5)
+    assert repadapter["mlp.fc1.up"] == repadapter["mlp.fc1.down_bias"] == repadapter["mlp.fc1.up_bias"] == zero
+
+
+@pytest.mark.parametrize(("method", "options"), CASES, ids=str)
+def test_dropout_is_a_tenth_where_a_method_has_any(method, options):
+    found = {m.p for m in METHODS[method](vit(), **options).modules() if isinstance(m, nn.Dropout) and m.p}
+    assert found == (set() if method in ("linear", "full", "bitfit", "ssf", "glora") else {0.1})
+
+
 # training
 
 
@@ -137,6 +196,24 @@ def test_training_lowers_the_loss_and_changes_nothing_that_is_frozen(method, opt
     assert trainable_parameters(net) == sum(before[name].numel() for name in trained if "head" not in name)
 
 
+@pytest.mark.parametrize(("method", "options"), [case for case in CASES if case[0] in FUSABLE], ids=str)
+def test_fusion_is_exact_after_training(method, options):
+    """With the optimiser's own values, dropout and drop path off again; nothing that was trained is still at its start."""
+    base = vit(depth=2, drop_path_rate=0.1)
+    net = METHODS[method](vit(depth=2, drop_path_rate=0.1), **options)
+    if method == "glora":
+        net.use(Space(net.layer_names, (4,)).sample(random.Random(0)))
+    data = Toy()
+    train(net, TensorDataset(data.tensors[0].double(), data.labels), RECIPE, seed=0)
+    with torch.no_grad():
+        output = net(images())
+        torch.testing.assert_close(fuse(net)(images()), output, rtol=0, atol=1e-10)
+        base.head.load_state_dict(plain(net).head.state_dict())
+        assert (base(images()) - output).abs().max() > 1e-3 or method == "linear"
+        base.head.reset_parameters()
+        assert (base(images()) - output).abs().max() > 1e-3
+
+
 # dense formulas, written out
 
 
@@ -172,34 +249,42 @@ def test_fact_is_the_sum_over_its_matrices(method):
     assert method == "fact_tt" or factors.P.shape == (3, 6 * 10)
 
 
+def lora_layers(net: nn.Module) -> dict[str, nn.Module]:
+    return {name: module for name, module in net.named_modules() if isinstance(module, LoRALinear)}
+
+
 @torch.no_grad()
 def test_lora_adds_a_product_of_two_factors():
-    every, shared, apart = (filled("lora", rank=4, placement=placement) for placement in ("all", "qkv", "qv"))
-    x = torch.randn(5, 64, dtype=torch.float64)
-    qkv = vit().blocks[1].attn.qkv
+    every, shared, apart = (filled("lora", rank=4, placement=placement, scale=0.5) for placement in ("all", "qkv", "qv"))
+    base = vit()
+    assert list(lora_layers(every)) == [name for name, m in base.named_modules() if type(m) is nn.Linear and name != "head"]
+    assert list(lora_layers(shared)) == list(lora_layers(apart)) == [f"blocks.{index}.attn.qkv" for index in range(6)]
     for net in (every, shared):
-        layer = net.layer("blocks.1.attn.qkv")
-        expected = x @ qkv.weight.T + qkv.bias + (x @ layer.Bu.T) @ layer.Bd.T
+        for name, layer in lora_layers(net).items():
+            theirs = base.get_submodule(name)
+            x = torch.randn(5, theirs.in_features, dtype=torch.float64)
+            expected = x @ theirs.weight.T + theirs.bias + 0.5 * (x @ layer.down[0].T) @ layer.up[0].T
+            torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-12)
+    for name, layer in lora_layers(apart).items():
+        theirs, x = base.get_submodule(name), torch.randn(5, 64, dtype=torch.float64)
+        expected = x @ theirs.weight.T + theirs.bias
+        expected[:, :64] += 0.5 * x @ (layer.up[0] @ layer.down[0]).T
+        expected[:, 128:] += 0.5 * x @ (layer.up[1] @ layer.down[1]).T
         torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-12)
-    assert len(every.layer_names) == 24
-    assert shared.layer_names == tuple(f"blocks.{index}.attn.qkv" for index in range(6))
-    layer = apart.blocks[1].attn.qkv
-    expected = x @ qkv.weight.T + qkv.bias
-    expected[:, :64] += x @ (layer.up[0] @ layer.down[0]).T
-    expected[:, 128:] += x @ (layer.up[1] @ layer.down[1]).T
-    torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("placement", ["all", "qkv"])
 @torch.no_grad()
-def test_lora_of_a_vit_agrees_with_peft():
-    config = peft.LoraConfig(r=4, lora_alpha=4, target_modules=["qkv"])  # so that the scale alpha / r is 1
-    theirs = peft.get_peft_model(vit(), config).double().eval()
-    net = METHODS["lora"](vit(), rank=4, placement="qkv")
-    for name in net.layer_names:
+def test_lora_of_a_vit_agrees_with_peft(placement):
+    """The third placement does not exist there: a fused qkv is one layer."""
+    names = r"blocks\..*(qkv|proj|fc1|fc2)" if placement == "all" else r"blocks\..*qkv"
+    theirs = peft.get_peft_model(vit(), peft.LoraConfig(r=4, lora_alpha=2, target_modules=names)).double().eval()
+    net = METHODS["lora"](vit(), rank=4, placement=placement, scale=0.5).eval()  # their scale is alpha / r
+    for name, layer in lora_layers(net).items():
         other = theirs.base_model.model.get_submodule(name)
         nn.init.normal_(other.lora_B["default"].weight, std=0.1)
-        net.layer(name).Bu.copy_(other.lora_A["default"].weight)
-        net.layer(name).Bd.copy_(other.lora_B["default"].weight)
+        layer.down[0] = other.lora_A["default"].weight
+        layer.up[0] = other.lora_B["default"].weight
     expected = theirs(images())
     assert (expected - vit()(images())).abs().max() > 1e-3
     torch.testing.assert_close(net(images()), expected, rtol=0, atol=1e-10)
@@ -282,9 +367,10 @@ def test_prompts_join_the_sequence(name):
     for block in base.blocks:
         y = block(y)
     torch.testing.assert_close(shallow.blocks(x), y[:, :n], rtol=0, atol=1e-12)
+    y = x
     for block, prompted in zip(base.blocks, deep.blocks, strict=True):
-        x = block(torch.cat([x, prompted.prompt.expand(2, -1, -1)], 1))[:, :n]
-    torch.testing.assert_close(deep.blocks(torch.zeros_like(x)).shape, x.shape)
+        y = block(torch.cat([y, prompted.prompt.expand(2, -1, -1)], 1))[:, :n]
+    torch.testing.assert_close(deep.blocks(x), y, rtol=0, atol=1e-12)
     assert [name for name, _ in shallow.named_parameters() if "prompt" in name] == ["blocks.prompt"]
 
 
@@ -379,6 +465,33 @@ def test_a_model_without_the_named_layers_is_an_error_that_says_what_is_there(me
         METHODS[method](Nameless())
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_model_without_a_head_is_an_error_that_says_so(method):
+    """No timm model; one without classes; one with two heads. Full fine-tuning and GLoRA train what is there."""
+    if method in ("full", "glora"):
+        return
+    for model, message in (
+        (timm.create_model("test_vit", num_classes=0), "VisionTransformer has no head; the methods train one"),
+        (timm.create_model("deit_tiny_distilled_patch16_224", depth=1), "VisionTransformerDistilled has two heads"),
+    ):
+        before = [(name, type(module)) for name, module in model.named_modules()]
+        with pytest.raises(ValueError, match=message):
+            METHODS[method](model)
+        assert [(name, type(module)) for name, module in model.named_modules()] == before
+        assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("method", ["linear", "bitfit", "lora"])
+def test_a_model_that_is_not_timm_s_is_an_error_that_names_what_it_lacks(method):
+    with pytest.raises(ValueError, match="Sequential has no head; the methods train one, which `get_classifier`"):
+        METHODS[method](nn.Sequential(nn.Linear(9, 9), nn.Linear(9, 3)))
+
+
+def test_lora_needs_a_linear_layer_beside_the_head():
+    with pytest.raises(ValueError, match="no linear layer to adapt inside this ConvNet but the head's"):
+        METHODS["lora"](ConvNet())
+
+
 @pytest.mark.parametrize("placement", ["qkv", "qv"])
 def test_lora_in_qkv_needs_blocks(placement):
     with pytest.raises(ValueError, match="ConvNet has no `blocks`"):
@@ -417,6 +530,7 @@ def test_a_prompt_needs_a_sequence_of_tokens(name):
         ("noah", {"widths": (1, 100)}, "rank 100 does not suit"),
         ("noah", {"widths": (0, 5)}, "widths must be positive"),
         ("noah", {"config": {"prompt": (1,)}}, "a configuration has 6 widths for each of prompt, lora, adapter"),
+        ("noah", {"config": dict.fromkeys(PARTS, (-1,) * 6)}, "widths of a configuration are 0 or more"),
     ],
     ids=str,
 )
@@ -437,6 +551,20 @@ def test_fact_needs_layers_of_multiples_of_the_width():
 def test_ssf_needs_layer_norms_to_fuse_into():
     with pytest.raises(ValueError, match="'blocks.0.norm1' is a RmsNorm, the method needs LayerNorm"):
         METHODS["ssf"](vit(norm_layer="rmsnorm"))
+
+
+def test_ssf_needs_weights_to_fuse_into_and_changes_nothing_before_it_knows():
+    model = vit()
+    model.norm = nn.LayerNorm(64, elementwise_affine=False)
+    with pytest.raises(ValueError, match="SSF needs a weight to fuse into"):
+        METHODS["ssf"](model)
+    assert type(model.blocks[0].attn.qkv) is nn.Linear
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_lora_apart_needs_three_equal_parts():
+    with pytest.raises(ValueError, match="64 outputs are no fused queries, keys and values"):
+        LoRALinear(nn.Linear(8, 64), 2, apart=True)
 
 
 def test_bitfit_needs_a_bias():

@@ -60,6 +60,14 @@ def test_bitfit_on_a_linear_layer_is_e(name, kind):
     same(point(layer, E=theirs.bias - layer.bias), theirs, layer.in_features)
 
 
+@every_layer
+@every_bias
+@torch.no_grad()
+def test_lora_is_b_of_its_own_rank(name, kind):
+    theirs, layer = parts("lora", name, kind, rank=4, scale=0.5)
+    same(point(layer, B=(0.5 * theirs.up[0], theirs.down[0])), theirs, layer.in_features)
+
+
 @torch.no_grad()
 def test_lora_on_queries_and_values_is_b_of_twice_the_rank():
     theirs, layer = parts("lora", "attn.qkv", rank=4, placement="qv")

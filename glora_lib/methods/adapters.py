@@ -9,8 +9,7 @@ from jaxtyping import Float
 from timm.layers import quick_gelu
 from torch import Tensor, nn
 
-from glora_lib.methods.probes import linear
-from glora_lib.methods.vit import NotFusable, layers
+from glora_lib.methods.vit import NotFusable, freeze, layers
 
 
 def adapter(model: nn.Module, width: int = 8, placement: str = "mlp", dropout: float = 0.1) -> nn.Module:
@@ -23,7 +22,7 @@ def adapter(model: nn.Module, width: int = 8, placement: str = "mlp", dropout: f
         raise ValueError(f"placement {placement!r} is not known; valid: mlp, houlsby")
     _check(width)
     branches = layers(model, ("ls1", "ls2") if placement == "houlsby" else ("ls2",), nn.Module)
-    linear(model)
+    freeze(model)
     for name, branch in branches.items():
         model.set_submodule(name, SerialAdapter(branch, model, width, dropout))
     return model
@@ -36,7 +35,7 @@ def adaptformer(model: nn.Module, width: int = 8, scale: float = 0.1, bias: bool
     """
     _check(width)
     found = layers(model, ("mlp", "ls2"), nn.Module)
-    linear(model)
+    freeze(model)
     for name in [name for name in found if name.endswith("mlp")]:
         last = name.removesuffix("mlp") + "ls2"
         model.set_submodule(name, ParallelAdapter(found[name], found[last], model, width, scale, bias, dropout))

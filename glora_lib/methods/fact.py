@@ -5,14 +5,14 @@ Every linear layer is a grid of d x d matrices: qkv 3 x 1, proj 1 x 1, fc1 4 x 1
     dW = scale * U S V        U (d, r), S (r, r), V (r, d)
 
 S is free for each matrix (FacT-TT), or S = sum_c C[:, :, c] P[c, i], C (r, r, r) shared, i the matrix's number (FacT-TK).
+(For the MLPs, the reshape in the authors' FacT-TK takes columns of four matrices in turn instead of one matrix after another.)
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from glora_lib.methods.probes import linear
-from glora_lib.methods.vit import check_rank, layers, with_weights
+from glora_lib.methods.vit import check_rank, freeze, layers, with_weights
 
 
 def fact_tt(model: nn.Module, rank: int = 16, scale: float = 1.0, dropout: float = 0.1) -> nn.Module:
@@ -83,7 +83,7 @@ def _adapt(model: nn.Module, rank: int, scale: float, dropout: float, core: bool
         if layer.in_features % d or layer.out_features % d:
             shape = f"{layer.in_features} -> {layer.out_features}"
             raise ValueError(f"layer {name!r}, {shape}, does not divide into matrices of {d} x {d}, as FacT needs")
-    linear(model)
+    freeze(model)
     sizes = {name: (layer.out_features // d) * (layer.in_features // d) for name, layer in found.items()}
     weight = next(iter(found.values())).weight.detach()
     factors = Factors(weight, d, rank, sum(sizes.values()) if core else None)

@@ -10,12 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
-from glora_lib.layer import GLoRALinear
 from glora_lib.methods.adapters import SerialAdapter
-from glora_lib.methods.probes import linear
+from glora_lib.methods.lora import LoRALinear
 from glora_lib.methods.prompts import Prompted
-from glora_lib.methods.vit import NotFusable, blocks, check_rank, layers
-from glora_lib.space import Choice
+from glora_lib.methods.vit import NotFusable, blocks, check_rank, freeze, layers
 
 PARTS = ("prompt", "lora", "adapter")
 NoahConfig = Mapping[str, Sequence[int]]  # part -> width in every block
@@ -26,7 +24,7 @@ def noah(
 ) -> "NOAH":
     """Return the model as NOAH's supernet, its largest subnet in use; with `config`, as that subnet alone.
 
-    Prompts as VPT-Deep's, LoRA with one Bu for the whole qkv, Adapter behind the MLP; `widths` are those of the published
+    Prompts as VPT-Deep's, LoRA with one `down` for the whole qkv, Adapter behind the MLP; `widths` are those of the published
     subnets, and depths are quarters of the model's. Storage is as wide as the widest choice (the authors store 100).
     Raises ValueError for widths below 1, a configuration of another depth and LoRA wider than its layer.
     """
@@ -46,17 +44,17 @@ class NOAH(nn.Module):
         depth = len(found)
         if set(config) != set(PARTS) or any(len(config[part]) != depth for part in PARTS):
             raise ValueError(f"a configuration has {depth} widths for each of {', '.join(PARTS)}, not {dict(config)}")
+        if min(min(config[part]) for part in PARTS) < 0:
+            raise ValueError(f"widths of a configuration are 0 or more, not {dict(config)}")
         check_rank(max(1, *config["lora"]), dict(found))
         self.widths, self.depths = tuple(widths), sorted({-(-depth * quarter // 4) for quarter in (1, 2, 3, 4)})
         self.stored = {part: tuple(config[part]) for part in PARTS}
         self.shapes = model.embed_dim, sum(found[0][1].weight.shape)
         self.places: dict[str, list[nn.Module | None]] = {part: [None] * depth for part in PARTS}
-        linear(model)
+        freeze(model)
         for index, block in enumerate(blocks(model)):
             if rank := config["lora"][index]:
-                layer = block.attn.qkv = self.places["lora"][index] = GLoRALinear(block.attn.qkv, rank)
-                for tensor in (layer.Ad, layer.Au, layer.Cd, layer.Cu, layer.D, layer.E):
-                    tensor.requires_grad_(False)
+                block.attn.qkv = self.places["lora"][index] = LoRALinear(block.attn.qkv, rank, dropout=dropout)
             if width := config["adapter"][index]:
                 block.ls2 = SerialAdapter(block.ls2, model, width, dropout)
                 self.places["adapter"][index] = block.ls2.adapter
@@ -76,9 +74,7 @@ class NOAH(nn.Module):
                     raise ValueError(f"width {width} of {part} is not in storage; valid there: 0 to {most}")
         for part in PARTS:
             for place, width in zip(self.places[part], config[part], strict=True):
-                if isinstance(place, GLoRALinear):
-                    place.use(Choice(B=f"lora{width}" if width else "none"))
-                elif place is not None:
+                if place is not None:
                     place.used = width
         self.config = {part: tuple(config[part]) for part in PARTS}
         return self
@@ -141,23 +137,23 @@ def search(
     def rank() -> list:
         return sorted(seen.values(), key=lambda entry: (-entry[0], entry[1]))
 
+    def breed(children: dict, wanted: int, make: Callable[[], dict], tries: int = 10) -> None:
+        goal = len(children) + wanted
+        for _ in range(tries * wanted):
+            if len(children) == goal:
+                return
+            child = make()
+            key = tuple(child[part] for part in PARTS)
+            if key not in seen and net.size(child) <= limit:
+                children[key] = child
+
     for generation in range(generations + 1):
-        children = {}
-
-        def breed(goal: int, make: Callable[[], dict], children=children) -> None:
-            for _ in range(10 * population):
-                if len(children) >= goal:
-                    return
-                child = make()
-                key = tuple(child[part] for part in PARTS)
-                if key not in seen and key not in children and net.size(child) <= limit:
-                    children[key] = child
-
+        children: dict[tuple, dict] = {}
         if generation:
             best = [config for _, _, config in rank()[:parents]]
-            breed(mutations, lambda best=best: net.mutate(rng.choice(best), rng))
-            breed(len(children) + crossovers, lambda best=best: net.cross(rng.choice(best), rng.choice(best), rng))
-        breed(population, lambda: net.sample(rng))
+            breed(children, mutations, lambda best=best: net.mutate(rng.choice(best), rng))
+            breed(children, crossovers, lambda best=best: net.cross(rng.choice(best), rng.choice(best), rng))
+        breed(children, population - len(children), lambda: net.sample(rng), tries=100)
         if not seen and not children:
             raise ValueError(f"no random configuration has at most {limit} parameters; the largest has {net.size(net.stored)}")
         for key, child in children.items():

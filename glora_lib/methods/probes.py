@@ -4,12 +4,12 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
+from glora_lib.methods.vit import freeze
+
 
 def linear(model: nn.Module) -> nn.Module:
-    """Freeze everything but the head of a timm model; return the model."""
-    model.requires_grad_(False)
-    model.get_classifier().requires_grad_(True)
-    return model
+    """Train the head of a timm model alone; return the model. A model without one head is a ValueError."""
+    return freeze(model)
 
 
 def full(model: nn.Module) -> nn.Module:
@@ -20,13 +20,12 @@ def full(model: nn.Module) -> nn.Module:
 def bitfit(model: nn.Module) -> nn.Module:
     """Train the biases and the head: those of linear layers, of the patch embedding and of norms (Ben Zaken et al., 2022).
 
-    A model without a bias outside its head is a ValueError.
+    A model without one head, and one without a bias outside it, is a ValueError.
     """
-    head = set(model.get_classifier().parameters())
-    biases = [p for name, p in model.named_parameters() if name.rpartition(".")[2] == "bias" and p not in head]
+    biases = [p for name, p in model.named_parameters() if name.endswith("bias") and "head" not in name.split(".")]
     if not biases:
         raise ValueError(f"{type(model).__name__} has no bias that BitFit could train")
-    linear(model)
+    freeze(model)
     for bias in biases:
         bias.requires_grad_(True)
     return model

@@ -7,15 +7,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from glora_lib.methods.probes import linear
-from glora_lib.methods.vit import NotFusable, blocks, layers
+from glora_lib.methods.vit import NotFusable, blocks, freeze, layers
 
 
 def vpt_shallow(model: nn.Module, tokens: int = 50, dropout: float = 0.1) -> nn.Module:
     """Return the model with `tokens` prompts in front of the first block, which then pass through all of them."""
     _check(model, tokens)
     found = blocks(model)
-    linear(model)
+    freeze(model)
     model.blocks = Prompted(found, tokens, model, dropout)
     return model
 
@@ -26,7 +25,7 @@ def vpt_deep(model: nn.Module, tokens: int = 50, dropout: float = 0.1) -> nn.Mod
     Raises ValueError, as `vpt_shallow`, for fewer than one token and for a model without a sequence that prompts could join.
     """
     _check(model, tokens)
-    linear(model)
+    freeze(model)
     for index, block in enumerate(blocks(model)):
         model.blocks[index] = Prompted([block], tokens, model, dropout)
     return model

@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from glora_lib.methods.probes import linear
-from glora_lib.methods.vit import check_rank, layers, with_weights
+from glora_lib.methods.vit import check_rank, freeze, layers, with_weights
 
 
 def repadapter(
@@ -27,7 +26,7 @@ def repadapter(
             raise ValueError(
                 f"{groups} groups do not divide the bottleneck {width} and the {layer.in_features} inputs of {name!r}"
             )
-    linear(model)
+    freeze(model)
     for name, layer in found.items():
         model.set_submodule(name, RepAdaptedLinear(layer, width, groups, scale, bias, dropout))
     return model

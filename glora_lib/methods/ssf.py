@@ -6,8 +6,7 @@ Fusing it is part of the paper, but not of the authors' code: rows of a weight a
 import torch
 from torch import Tensor, nn
 
-from glora_lib.methods.probes import linear
-from glora_lib.methods.vit import layers, with_weights
+from glora_lib.methods.vit import freeze, layers, with_weights
 
 
 def ssf(model: nn.Module) -> nn.Module:
@@ -21,9 +20,10 @@ def ssf(model: nn.Module) -> nn.Module:
     around = {name: module for name, module in model.named_modules() if name in names and isinstance(module, nn.LayerNorm)}
     if "patch_embed.norm" not in around:
         around["patch_embed.proj"] = model.patch_embed.proj
-    linear(model)
-    for name, layer in (found | around).items():
-        model.set_submodule(name, ScaledShifted(layer))
+    made = {name: ScaledShifted(layer) for name, layer in (found | around).items()}
+    freeze(model)
+    for name, layer in made.items():
+        model.set_submodule(name, layer)
     return model
 
 

@@ -1,4 +1,4 @@
-"""What the methods ask of a timm ViT: its blocks, layers in them by name, and copies of layers with other weights."""
+"""What the methods ask of a timm ViT: its head, its blocks, layers in them by name, and copies of layers with other weights."""
 
 import copy
 from collections.abc import Collection
@@ -11,6 +11,23 @@ LINEARS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 
 class NotFusable(TypeError):
     """The method cannot become part of the backbone's weights; the message names it and says why."""
+
+
+def freeze(model: nn.Module) -> nn.Module:
+    """Freeze everything but the head of a timm model; return the model.
+
+    Raises ValueError, and changes nothing, for a model without one head of its own: no timm model, one made with
+    `num_classes=0`, or a distilled one, which has two.
+    """
+    found = model.get_classifier() if hasattr(model, "get_classifier") else None
+    if not isinstance(found, nn.Module) or not list(found.parameters()):
+        what = "two heads" if isinstance(found, tuple) else "no head"
+        raise ValueError(
+            f"{type(model).__name__} has {what}; the methods train one, which `get_classifier` of a timm model returns"
+        )
+    model.requires_grad_(False)
+    found.requires_grad_(True)
+    return model
 
 
 def blocks(model: nn.Module) -> nn.Sequential:
