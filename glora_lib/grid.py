@@ -37,7 +37,7 @@ def fill(runs: Iterable[Run], compute: str = "missing", workers: int = 1, schedu
     if compute == "all":
         for run in wanted:
             for stage in (run, run.supernet):
-                shutil.rmtree(stage.state("").parent, ignore_errors=True)
+                shutil.rmtree(stage.state_folder, ignore_errors=True)
     if workers == 1 and scheduler is None:
         for run in wanted:
             execute(run).save()

@@ -47,13 +47,18 @@ class Run:
             return False
         return {name: settings.get(name) for name in self.recipe.settings()} == self.recipe.settings()
 
-    def state(self, name: str) -> Path:
-        """Return where an unfinished stage keeps `name`: in a folder for this run, with these settings and this code."""
+    @property
+    def state_folder(self) -> Path:
+        """Where an unfinished run keeps its state: a folder for this run, with these settings and this code."""
         settings = self.recipe.settings() | {"seed": self.seed, "code": commit()}
         if self.label == "supernet":  # what the search is set to does not matter to the training
             settings = {key: value for key, value in settings.items() if key not in self.recipe.evolution}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-        return CACHE / "runs" / f"{self.task}--{self.label or self.method}--s{self.seed}--{digest}" / name
+        return CACHE / "runs" / f"{self.task}--{self.label or self.method}--s{self.seed}--{digest}"
+
+    def state(self, name: str) -> Path:
+        """Return where an unfinished stage of the run keeps `name`."""
+        return self.state_folder / name
 
     @property
     def supernet(self) -> "Run":

@@ -4,6 +4,7 @@ from jaxtyping import install_import_hook
 
 install_import_hook("glora_lib", "beartype.beartype")
 
+import os
 import random
 
 import numpy as np
@@ -13,8 +14,8 @@ import torch
 
 @pytest.fixture(scope="session", autouse=True)
 def two_threads():
-    """Two threads of torch, as many as the machine that the recorded numbers come from has cores."""
-    torch.set_num_threads(2)
+    """Two threads of torch, as many as the machine that the recorded numbers come from has cores, unless OMP_NUM_THREADS says."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
 
 @pytest.fixture(autouse=True)
