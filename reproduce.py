@@ -196,6 +196,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--compute", default="missing", choices=("none", "missing", "all"), help="what to compute anew")
     parser.add_argument("--only", nargs="+", default=[], metavar="NN", help="numbers of notebooks")
     parser.add_argument("--set", nargs="+", action="extend", type=assignment, default=[], metavar="NAME=VALUE")
+    parser.add_argument("--workers", type=int, help="processes that compute runs at once; default 1")
+    parser.add_argument("--scheduler", metavar="TCP", help="a Dask cluster that computes runs instead, tcp://host:8786")
     parser.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds a notebook")
     return parser.parse_args(argv)
 
@@ -217,10 +219,14 @@ def main(argv: list[str] | None = None) -> int:
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
     os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # tqdm asks for widgets, which a headless run does not show
 
+    # only some notebooks compute runs
+    computing = {name: value for name in ("workers", "scheduler") if (value := getattr(args, name)) is not None}
     failed = 0
     for notebook in notebooks:
         print(f"{notebook.stem:<42}", end="", flush=True)
-        outcome = run(notebook, parameters, OUT / args.profile, args.timeout)
+        names = declared(notebook)
+        given = parameters | {name: value for name, value in computing.items() if name in names}
+        outcome = run(notebook, given, OUT / args.profile, args.timeout)
         state = "FAILED" if outcome.failure else "ok"
         print(f"{state:<7} {outcome.seconds:7.1f} s {outcome.peak_bytes / 2**30:6.2f} GiB", flush=True)
         if outcome.failure:
