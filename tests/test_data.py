@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 from glora_lib import data, paths
-from glora_lib.data import DataError, Images, clevr, load_folder, load_task, packaged
+from glora_lib.data import DataError, Images, load_folder, load_task, packaged
 from glora_lib.data.folder import CLASSES, Files
 from glora_lib.profile import CPU, PAPER, VTAB_1K
 
@@ -185,63 +185,6 @@ def test_landcover_needs_a_dominant_class_and_distinct_patches():
     patches = packaged.find_patches(np.full((256, 1280), 0, np.uint8))
     with pytest.raises(DataError, match="split 0 has 1 patches of 'water' and needs 80"):
         packaged.choose(patches, np.zeros((256, 1280, 3), np.uint8), (80, 20, 200))
-
-
-# --- CLEVR ------------------------------------------------------------------------------------------------------------
-
-
-def test_clevr_images_are_their_own_and_repeat():
-    images, labels = clevr.render_split("train", 9)
-    assert images.shape == (9, 64, 64, 3)
-    assert labels.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 0]
-    again, _ = clevr.render_split("train", 3)
-    other, _ = clevr.render_split("test", 3)
-    assert np.array_equal(images[:3], again)
-    assert not any((a == b).all() for a in images for b in other)
-    assert images.std((1, 2, 3)).min() > 10  # no empty picture
-
-
-@pytest.mark.parametrize("count", [3, 10])
-def test_clevr_shows_each_object(count):
-    solids, _, _, _, normal, which = clevr.scene(np.random.default_rng(1), count, 64)
-    assert len(solids) == count
-    assert np.bincount(which[which >= 0], minlength=count).min() >= clevr.VISIBLE
-    np.testing.assert_allclose(np.linalg.norm(normal, axis=1), 1, atol=1e-9)
-
-
-@pytest.mark.parametrize("shape", clevr.SHAPES)
-def test_clevr_hits_lie_on_the_surface(shape):
-    solid = clevr.Solid(shape, 0.7, 0.4, -0.3, 0.5, 0, False)
-    camera, rays = clevr.view(np.random.default_rng(0), 64)
-    hit, distance, normal = clevr.intersect(solid, camera, rays)
-    x, y, z = np.abs(solid.to_local(camera + distance[:, None] * rays[hit] - (0.4, -0.3, 0.7))).T
-    radius = {
-        "sphere": np.sqrt(x**2 + y**2 + z**2),
-        "cube": np.maximum(np.maximum(x, y), z),
-        "cylinder": np.maximum(np.hypot(x, y), z),
-    }[shape]
-    assert len(hit) > 50
-    np.testing.assert_allclose(radius, 1, atol=1e-6)
-    assert (clevr.dot(normal, rays[hit]) < 1e-9).all()  # the visible side
-
-
-def test_clevr_cache_is_read_and_a_damaged_one_rebuilt(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
-    sizes = {"train": 2, "val": 1, "test": 1}
-    first = clevr.cached(sizes)
-    (file,) = paths.CACHE.iterdir()
-    content = file.read_bytes()
-    with monkeypatch.context() as patch:
-        patch.setattr(clevr, "render_split", lambda *_: pytest.fail("rendered although the cache was there"))
-        second = clevr.cached(sizes)
-    for damage in (b"", b"not a zip file", content[:-40], content[:200] + b"\0" * 50 + content[250:]):
-        file.write_bytes(damage)
-        third = clevr.cached(sizes)
-        for split in sizes:
-            assert np.array_equal(first[split][0], second[split][0])
-            assert np.array_equal(first[split][0], third[split][0])
-    assert [path.name for path in paths.CACHE.iterdir()] == [file.name]
-    assert clevr.cached({**sizes, "val": 2})["val"][0].shape[0] == 2  # another key
 
 
 # --- VTAB folders -----------------------------------------------------------------------------------------------------

@@ -46,10 +46,14 @@ ALLOWED = {
     # the data
     "data.task": {"paths"},
     "data.packaged": {"data.task", "paths"},
-    "data.clevr": {"data.task", "paths"},
+    "data.clevr_scene": set(),
+    "data.clevr": {"data.clevr_scene", "data.task", "paths"},
+    "data.dsprites": {"data.task"},
     "data.gratings": {"data.task"},
     "data.folder": {"data.task", "paths"},
-    "data": {"data.clevr", "data.folder", "data.gratings", "data.packaged", "data.task", "paths", "profile"},
+    "data": {
+        *("data.clevr", "data.dsprites", "data.folder", "data.gratings", "data.packaged", "data.task", "paths", "profile"),
+    },
     # what came out
     "provenance": {"paths"},
     "record": {"paths", "profile"},
