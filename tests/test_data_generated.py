@@ -148,4 +148,4 @@ def test_dsprites_location_is_where_the_shape_is():
     images, labels = dsprites.splits("x")["val"]
     columns = np.arange(64) + 0.5
     centre = (images / 255 * columns).sum((1, 2)) / (images / 255).sum((1, 2))
-    assert np.abs(centre - (16 + (2 * labels + 0.5) / 31 * 32)).max() < 1.5
+    assert np.abs(centre - (16 + (2 * labels + 0.5) / 31 * 32)).max() < 1  # half of the 2 pixels of a bin, and rounding

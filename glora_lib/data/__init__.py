@@ -6,10 +6,12 @@ from pathlib import Path
 
 from glora_lib import paths
 from glora_lib.data.clevr import load_clevr_count, load_clevr_dist
+from glora_lib.data.digits import load_mnist_5k, load_mnist_m
 from glora_lib.data.dsprites import load_dsprites_loc, load_dsprites_ori
+from glora_lib.data.earth import load_koeppen_5, load_landcover_10
 from glora_lib.data.folder import CLASSES, load_folder
 from glora_lib.data.gratings import load_gratings
-from glora_lib.data.packaged import load_landcover_10, load_mnist_5k
+from glora_lib.data.indian_pines import load_indian_pines_9
 from glora_lib.data.task import DataError, Images, Task
 from glora_lib.profile import PROFILES, Profile
 
@@ -18,7 +20,10 @@ __all__ = ["DataError", "Images", "Task", "load_folder", "load_task"]
 BUILT_IN: dict[str, Callable[[int], Task]] = {
     "gratings": load_gratings,
     "mnist_5k": load_mnist_5k,
+    "mnist_m": load_mnist_m,
     "landcover_10": load_landcover_10,
+    "koeppen_5": load_koeppen_5,
+    "indian_pines_9": load_indian_pines_9,
     "clevr_count": load_clevr_count,
     "clevr_dist": load_clevr_dist,
     "dsprites_loc": load_dsprites_loc,

@@ -160,7 +160,8 @@ def view(rng: np.random.Generator, pixels: int) -> tuple[Float[np.ndarray, "3"],
 def nearest_depth(solids: list[Solid], camera: Float[np.ndarray, "3"]) -> float:
     """Return the least depth of a solid's centre along the camera's axis, in CLEVR's units."""
     centres = np.array([(solid.x, solid.y, solid.size) for solid in solids])
-    return float(dot(centres - camera, unit(TARGET - camera)).min())
+    offsets = centres - camera
+    return float(dot(offsets, np.broadcast_to(unit(TARGET - camera), offsets.shape)).min())
 
 
 def any_scene(solids: list[Solid], camera: Float[np.ndarray, "3"]) -> bool:
@@ -176,7 +177,7 @@ def scene(rng: np.random.Generator, count: int | None, pixels: int, accept: Call
     """
     least = VISIBLE * (pixels / PIXELS) ** 2
     while True:
-        solids = place(rng, rng.integers(FEWEST, MOST + 1) if count is None else count)
+        solids = place(rng, int(rng.integers(FEWEST, MOST + 1)) if count is None else count)
         camera, rays = view(rng, pixels)
         if not accept(solids, camera):
             continue

@@ -14,8 +14,10 @@ from glora_lib.data.task import Task, from_arrays
 SIZES = {"train": 800, "val": 200, "test": 2000}
 PIXELS, BINS = 64, 16
 SHAPES = ("square", "ellipse", "heart")
+FACTORS = ("shape", "scale", "orientation", "x", "y")
 SCALES, ORIENTATIONS, POSITIONS = 6, 40, 32  # how many values each factor has
 LARGEST = 11.0  # pixels that the unit length of a shape takes at the largest scale; the smallest is half of it
+HEART = 0.2935  # height of the heart's centre of mass above the origin of its equation
 FIRST, LAST = 16.0, 48.0  # pixels between which the centre lies: no shape touches the border
 
 
@@ -32,8 +34,8 @@ def draw(shape: int, scale: int, orientation: int, x: int, y: int) -> Bool[np.nd
             return (np.abs(u) <= 0.85) & (np.abs(v) <= 0.85)
         case "ellipse":
             return u**2 + 4 * v**2 <= 1
-        case _:  # the sextic heart (x^2 + y^2 - 1)^3 = x^2 y^3, its tip at the bottom when it is not turned
-            p, q = u / 0.85, -v / 0.85
+        case _:  # the sextic heart (x^2 + y^2 - 1)^3 = x^2 y^3 about its centre of mass, its tip at the bottom
+            p, q = u / 0.85, HEART - v / 0.85
             return (p**2 + q**2 - 1) ** 3 <= p**2 * q**3
 
 
@@ -53,9 +55,9 @@ def splits(factor: str) -> dict[str, tuple[UInt8[np.ndarray, "images 64 64"], In
     for split, size in SIZES.items():
         images, labels = [], np.arange(size) % BINS
         while len(images) < size:
-            chosen = {"shape": rng.integers(len(SHAPES)), "scale": rng.integers(SCALES)}
-            chosen |= {"orientation": rng.integers(ORIENTATIONS), "x": rng.integers(POSITIONS), "y": rng.integers(POSITIONS)}
-            image = draw(**(chosen | {factor: rng.choice(members[labels[len(images)]])}))
+            limits = (len(SHAPES), SCALES, ORIENTATIONS, POSITIONS, POSITIONS)
+            chosen = dict(zip(FACTORS, rng.integers(limits).tolist(), strict=True))
+            image = draw(**(chosen | {factor: int(rng.choice(members[labels[len(images)]]))}))
             if image.tobytes() not in seen:
                 seen.add(image.tobytes())
                 images.append(image)
