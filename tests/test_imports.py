@@ -45,11 +45,19 @@ ALLOWED = {
     "sizes": {"methods", "model", "space"},
     # the data
     "data.task": {"paths"},
-    "data.packaged": {"data.task", "paths"},
-    "data.clevr": {"data.task", "paths"},
+    "data.packaged": {"data.task"},
+    "data.digits": {"data.packaged", "data.task"},
+    "data.earth": {"data.packaged", "data.task"},
+    "data.indian_pines": {"data.packaged", "data.task"},
+    "data.clevr_scene": set(),
+    "data.clevr": {"data.clevr_scene", "data.task", "paths"},
+    "data.dsprites": {"data.task"},
     "data.gratings": {"data.task"},
     "data.folder": {"data.task", "paths"},
-    "data": {"data.clevr", "data.folder", "data.gratings", "data.packaged", "data.task", "paths", "profile"},
+    "data": {
+        *("data.clevr", "data.digits", "data.dsprites", "data.earth", "data.folder", "data.gratings", "data.indian_pines"),
+        *("data.task", "paths", "profile"),
+    },
     # what came out
     "provenance": {"paths"},
     "record": {"paths", "profile"},

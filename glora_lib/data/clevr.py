@@ -1,8 +1,7 @@
-"""CLEVR-Count, ray-traced in numpy: three to ten solids on a grey floor, and the label is their number minus three.
+"""CLEVR-Count and CLEVR-Dist: rendered scenes with VTAB's labels.
 
-The scenes follow the CLEVR generator (Johnson et al. 2017): its colours, sizes, placement range, camera, jitter and the
-rule that every object stays visible. The rendering is simpler: one lamp that casts hard shadows, one fill light, and
-metal that mirrors a bright room instead of its neighbours.
+Count: the number of objects minus three. Dist: the depth of the nearest object along the camera's axis, cut at 8, 8.5, 9,
+9.5 and 10 (VTAB's `clevr.py`: the thresholds [0, 8, 8.5, 9, 9.5, 10, 100] on `pixel_coords`' third entry).
 """
 
 import hashlib
@@ -10,232 +9,60 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Int, UInt8
 
 from glora_lib import paths
+from glora_lib.data import clevr_scene
+from glora_lib.data.clevr_scene import FEWEST, MOST, nearest_depth, render
 from glora_lib.data.task import Task, from_arrays
 
 SIZES = {"train": 800, "val": 200, "test": 2000}
-FEWEST, MOST = 3, 10
-PIXELS, SUPERSAMPLING = 64, 2
-VISIBLE = 8  # pixels of each object that must be seen; CLEVR asks for 200 of 480 x 320, which is 5.3 of 64 x 64
-
-# Geometry in CLEVR's units.
-SHAPES = ("sphere", "cube", "cylinder")
-RADII = (0.7, 0.35)
-RANGE, GAP = 3.0, 0.25  # centres lie in [-3, 3] squared; the least distance between two footprints
-CAMERA, JITTER, TARGET = np.array([7.48, -6.51, 5.34]), 0.5, np.array([0.0, 0.0, 0.3])
-# Half the view's width and height: a 480 x 320 frame, which VTAB's preprocessing squeezes to a square, as we do.
-VIEW = (0.457, 0.305)
-LAMP, FILL = np.array([4.0, -2.5, 7.0]), np.array([-4.0, -6.0, 4.0])
-FLOOR = 0.5
-COLOURS = np.array(
-    [
-        *((87, 87, 87), (173, 35, 35), (42, 75, 215), (29, 105, 20)),  # grey, red, blue, green
-        *((129, 74, 25), (129, 38, 192), (41, 208, 208), (255, 238, 51)),  # brown, purple, cyan, yellow
-    ]
-)
-NEAR = 1e-4  # hits closer than this are the surface that the ray starts on
+THRESHOLDS = (0.0, 8.0, 8.5, 9.0, 9.5, 10.0, 100.0)
+COUNTS = [f"{count} objects" for count in range(FEWEST, MOST + 1)]
+DISTANCES = ["below 8", "8 to 8.5", "8.5 to 9", "9 to 9.5", "9.5 to 10", "above 10"]
 
 
-@dataclass(frozen=True)
-class Solid:
-    """One object standing on the floor z = 0."""
-
-    shape: str
-    size: float  # radius of a sphere or cylinder, half the side of a cube, half the height of each
-    x: float
-    y: float
-    angle: float  # about the vertical axis, in radians
-    colour: int
-    metal: bool
-
-    def to_local(self, vectors: Float[np.ndarray, "rays 3"]) -> Float[np.ndarray, "rays 3"]:
-        """Rotate and scale vectors into the frame where the solid has size 1."""
-        cos, sin = np.cos(self.angle) / self.size, np.sin(self.angle) / self.size
-        x, y, z = vectors.T
-        return np.stack([cos * x + sin * y, cos * y - sin * x, z / self.size], -1)
-
-    def to_world(self, normals: Float[np.ndarray, "rays 3"]) -> Float[np.ndarray, "rays 3"]:
-        """Rotate unit normals back."""
-        cos, sin = np.cos(self.angle), np.sin(self.angle)
-        x, y, z = normals.T
-        return np.stack([cos * x - sin * y, sin * x + cos * y, z], -1)
+def distance_label(depth: float) -> int:
+    """Return the index of the last threshold below `depth`."""
+    return int(np.searchsorted(THRESHOLDS, depth)) - 1
 
 
-def dot(a: Float[np.ndarray, "*rays axes"], b: Float[np.ndarray, "*rays axes"]) -> Float[np.ndarray, "*rays"] | np.floating:
-    """Return the scalar product over the last axis; einsum, because BLAS may differ between machines."""
-    return np.einsum("...i,...i->...", a, b)
+def render_count(number: int, index: int, label: int) -> UInt8[np.ndarray, "64 64 3"]:
+    """Return image `index` of split `number`: a scene of `label + 3` objects."""
+    return render(np.random.default_rng((number, index)), FEWEST + label)
 
 
-def unit(vectors: Float[np.ndarray, "*rays 3"]) -> Float[np.ndarray, "*rays 3"]:
-    return vectors / np.sqrt(dot(vectors, vectors))[..., None]
+def render_dist(number: int, index: int, label: int) -> UInt8[np.ndarray, "64 64 3"]:
+    """Return image `index` of split `number`: scenes of three to ten objects are drawn until one has the label."""
+    rng = np.random.default_rng((number, index, 1))
+    return render(rng, None, lambda solids, camera: distance_label(nearest_depth(solids, camera)) == label)
 
 
-# Each function below takes origins p outside the solid and directions e, both (R, 3), in the solid's frame. It returns
-# the distance of the first hit (R,), infinite for a miss, in multiples of e's length, and the unit normal there (R, 3).
-Hits = tuple[Float[np.ndarray, " rays"], Float[np.ndarray, "rays 3"]]
+def render_split(
+    image: Callable, classes: int, split: str, size: int
+) -> tuple[UInt8[np.ndarray, "size 64 64 3"], Int[np.ndarray, " size"]]:
+    """Return the first `size` images of a split and their labels, given `render_count` or `render_dist`.
 
-
-def hit_sphere(p: Float[np.ndarray, "rays 3"], e: Float[np.ndarray, "rays 3"]) -> Hits:
-    a, b, c = dot(e, e), dot(p, e), dot(p, p) - 1
-    root = b * b - a * c
-    distance = (-b - np.sqrt(np.maximum(root, 0))) / a
-    return np.where((root > 0) & (distance > NEAR), distance, np.inf), p + distance[:, None] * e
-
-
-def hit_cube(p: Float[np.ndarray, "rays 3"], e: Float[np.ndarray, "rays 3"]) -> Hits:
-    e = np.where(np.abs(e) < 1e-9, 1e-9, e)
-    first, last = (-1 - p) / e, (1 - p) / e
-    enter = np.minimum(first, last)
-    distance, axis = enter.max(-1), enter.argmax(-1)
-    hit = (distance < np.maximum(first, last).min(-1)) & (distance > NEAR)
-    return np.where(hit, distance, np.inf), -np.sign(e) * np.eye(3)[axis]
-
-
-def hit_cylinder(p: Float[np.ndarray, "rays 3"], e: Float[np.ndarray, "rays 3"]) -> Hits:
-    a, b, c = (dot(u[:, :2], v[:, :2]) for u, v in ((e, e), (p, e), (p, p)))
-    a = np.maximum(a, 1e-12)
-    root = b * b - a * (c - 1)
-    side = (-b - np.sqrt(np.maximum(root, 0))) / a
-    on_side = (root > 0) & (side > NEAR) & (np.abs(p[:, 2] + side * e[:, 2]) <= 1)
-    side = np.where(on_side, side, np.inf)
-    lid = (1 - p[:, 2]) / np.where(np.abs(e[:, 2]) < 1e-9, 1e-9, e[:, 2])  # seen from above: no ray meets the bottom
-    on_lid = p[:, :2] + lid[:, None] * e[:, :2]
-    lid = np.where((dot(on_lid, on_lid) <= 1) & (lid > NEAR), lid, np.inf)
-    normal = p + np.where(on_side, side, 0)[:, None] * e
-    normal[:, 2] = 0
-    normal[lid < side] = (0, 0, 1)
-    return np.minimum(side, lid), normal
-
-
-HIT: dict[str, Callable] = {"sphere": hit_sphere, "cube": hit_cube, "cylinder": hit_cylinder}
-BOUND = {"sphere": 1.0, "cube": 3.0, "cylinder": 2.0}  # squared radius of the sphere around it, at size 1
-
-
-def intersect(
-    solid: Solid, origin: Float[np.ndarray, "*rays 3"], direction: Float[np.ndarray, "rays 3"]
-) -> tuple[Int[np.ndarray, " hits"], Float[np.ndarray, " hits"], Float[np.ndarray, "hits 3"]]:
-    """Return (indices, distances, normals) of the rays that meet the solid.
-
-    `origin` is (3,) or (R, 3), `direction` (R, 3) of unit length.
+    The labels take turns, so a split is as balanced as its size allows. Each image has a seed of its own, so it does not
+    depend on how many are rendered.
     """
-    offset = origin - (solid.x, solid.y, solid.size)
-    along = dot(np.broadcast_to(offset, direction.shape), direction)
-    near = (dot(offset, offset) - along**2 < BOUND[solid.shape] * solid.size**2) & (along < 0)
-    rays = np.flatnonzero(near)  # few, and only these need the exact test
-    p = solid.to_local(np.broadcast_to(offset, direction.shape)[rays])
-    distance, normal = HIT[solid.shape](p, solid.to_local(direction[rays]))
-    hit = np.isfinite(distance)
-    return rays[hit], distance[hit], solid.to_world(normal[hit])
+    number, labels = list(SIZES).index(split), np.arange(size) % classes
+    return np.stack([image(number, index, int(label)) for index, label in enumerate(labels)]), labels
 
 
-def place(rng: np.random.Generator, count: int) -> list[Solid]:
-    """Return `count` solids whose footprints keep CLEVR's distance; starts afresh where the floor got too full."""
-    while True:
-        solids = []
-        for _ in range(count):
-            shape, radius = SHAPES[rng.integers(3)], RADII[rng.integers(2)]
-            size = radius / np.sqrt(2) if shape == "cube" else radius
-            rest = (rng.uniform(0, np.pi), int(rng.integers(len(COLOURS))), bool(rng.integers(2)))
-            for _ in range(50):
-                x, y = rng.uniform(-RANGE, RANGE, 2)
-                if all(np.hypot(x - s.x, y - s.y) > footprint(s) + radius + GAP for s in solids):
-                    solids.append(Solid(shape, size, x, y, *rest))
-                    break
-        if len(solids) == count:
-            return solids
+def cached(
+    name: str, image: Callable, classes: int, sizes: dict[str, int] = SIZES
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return the splits from the cache, or render and store them (about a minute for all 3,000 images).
 
-
-def footprint(solid: Solid) -> float:
-    """Return the radius of the circle that the solid stands in."""
-    return solid.size * np.sqrt(2) if solid.shape == "cube" else solid.size
-
-
-def view(rng: np.random.Generator, pixels: int) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "rays 3"]]:
-    """Return a jittered camera (3,) and one unit ray for each pixel (pixels^2, 3), row by row from the top left."""
-    camera = CAMERA + rng.uniform(-JITTER, JITTER, 3)
-    forward = unit(TARGET - camera)
-    right = unit(np.cross(forward, (0, 0, 1)))
-    grid = (np.arange(pixels) + 0.5) / pixels * 2 - 1
-    across, down = VIEW[0] * grid[None, :, None] * right, VIEW[1] * grid[:, None, None] * np.cross(right, forward)
-    return camera, unit((forward + across - down).reshape(-1, 3))
-
-
-def scene(rng: np.random.Generator, count: int, pixels: int) -> tuple:
-    """Return solids and a camera that sees each of them, with the first hit of each ray.
-
-    Returns (solids, camera (3,), rays (R, 3), distances (R,), normals (R, 3), which (R,)), where `which` holds a solid's
-    index, or -1 for the floor.
+    The file's name holds a hash of the renderer's source and of `sizes`: a changed scene is never read from an old file.
     """
-    least = VISIBLE * (pixels / PIXELS) ** 2
-    while True:
-        solids = place(rng, count)
-        camera, rays = view(rng, pixels)
-        # Every ray points down, so it meets the floor where no solid is in between.
-        distance, which = -camera[2] / rays[:, 2], np.full(len(rays), -1)
-        normal = np.tile((0.0, 0.0, 1.0), (len(rays), 1))
-        for index, solid in enumerate(solids):
-            hit, far, normals = intersect(solid, camera, rays)
-            front = far < distance[hit]
-            hit = hit[front]
-            distance[hit], normal[hit], which[hit] = far[front], normals[front], index
-        if np.bincount(which + 1, minlength=count + 1)[1:].min() >= least:
-            return solids, camera, rays, distance, normal, which
-
-
-def render(
-    rng: np.random.Generator, count: int, pixels: int = PIXELS, supersampling: int = SUPERSAMPLING
-) -> UInt8[np.ndarray, "pixels pixels 3"]:
-    """Return one image of `count` objects."""
-    solids, camera, rays, distance, normal, which = scene(rng, count, pixels * supersampling)
-    colour = np.vstack([*(COLOURS[s.colour] / 255 for s in solids), (FLOOR, FLOOR, FLOOR)])[which]
-    metal = np.array([*(s.metal for s in solids), False])[which]
-    points = camera + distance[:, None] * rays
-
-    to_lamp = LAMP + rng.uniform(-1, 1, 3) - points
-    lamp_distance = np.sqrt(dot(to_lamp, to_lamp))
-    to_lamp /= lamp_distance[:, None]
-    lit = dot(normal, to_lamp) > 0
-    for solid in solids:
-        blocked, _, _ = intersect(solid, points + 1e-3 * normal, to_lamp)  # the lamp hangs above all solids
-        lit[blocked] = False
-    key = np.where(lit, dot(normal, to_lamp), 0) * (70 / lamp_distance**2)
-    fill = np.maximum(dot(normal, unit(FILL + rng.uniform(-1, 1, 3) - points)), 0)
-
-    mirrored = rays - 2 * dot(rays, normal)[:, None] * normal
-    highlight = np.maximum(dot(mirrored, to_lamp), 0) ** np.where(metal, 40, 10) * lit * np.where(metal, 0.9, 0.08)
-    room = np.clip(0.5 + mirrored[:, 2], 0.15, 1.2)  # what metal mirrors: bright above, dark below
-    surroundings = np.where(metal, 0.55 * room, 0)
-    diffuse = (0.22 + 0.55 * key + 0.2 * fill) * np.where(metal, 0.5, 1)
-    light = colour * (diffuse + surroundings)[:, None] + np.where(which < 0, 0, highlight)[:, None]
-    image = np.clip(light, 0, 1) ** (1 / 1.8)
-    image = image.reshape(pixels, supersampling, pixels, supersampling, 3).mean((1, 3))
-    return (image * 255).round().astype(np.uint8)
-
-
-def render_split(split: str, size: int) -> tuple[UInt8[np.ndarray, "size 64 64 3"], Int[np.ndarray, " size"]]:
-    """Return the first `size` images of a split and their labels.
-
-    The eight labels take turns, so a split is as balanced as its size allows. Each image has a seed of its own, so it
-    does not depend on how many are rendered.
-    """
-    number, labels = list(SIZES).index(split), [index % (MOST - FEWEST + 1) for index in range(size)]
-    images = [render(np.random.default_rng((number, index)), FEWEST + label) for index, label in enumerate(labels)]
-    return np.stack(images), np.array(labels)
-
-
-def cached(sizes: dict[str, int]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return the splits from the cache, or render and store them (under a minute for all 3,000 images).
-
-    The file's name holds a hash of this module's source and of `sizes`: a changed scene is never read from an old file.
-    """
-    key = hashlib.sha256(Path(__file__).read_bytes() + repr(sizes).encode()).hexdigest()[:16]
-    file = paths.CACHE / f"clevr_count-{key}.npz"
+    source = b"".join(Path(file).read_bytes() for file in (__file__, clevr_scene.__file__))
+    key = hashlib.sha256(source + repr(sizes).encode()).hexdigest()[:16]
+    file = paths.CACHE / f"{name}-{key}.npz"
     try:
         with np.load(file, allow_pickle=False) as arrays:
             splits = {split: (arrays[split], arrays[f"{split}_labels"]) for split in sizes}
@@ -243,7 +70,7 @@ def cached(sizes: dict[str, int]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
             return splits
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         pass  # absent or damaged: rendered again
-    splits = {split: render_split(split, size) for split, size in sizes.items()}
+    splits = {split: render_split(image, classes, split, size) for split, size in sizes.items()}
     arrays = {split: images for split, (images, _) in splits.items()}
     arrays |= {f"{split}_labels": labels for split, (_, labels) in splits.items()}
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -255,5 +82,11 @@ def cached(sizes: dict[str, int]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 def load_clevr_count(size: int) -> Task:
     """Return CLEVR-Count, 64 px: 800 / 200 / 2,000 images of three to ten objects, eight classes."""
-    names = [f"{count} objects" for count in range(FEWEST, MOST + 1)]
-    return from_arrays("clevr_count", "structured", "clevr_count", names, cached(SIZES), size)
+    splits = cached("clevr_count", render_count, len(COUNTS))
+    return from_arrays("clevr_count", "structured", "clevr_count", COUNTS, splits, size)
+
+
+def load_clevr_dist(size: int) -> Task:
+    """Return CLEVR-Dist, 64 px: 800 / 200 / 2,000 images by the depth of the nearest object, six classes."""
+    splits = cached("clevr_dist", render_dist, len(DISTANCES))
+    return from_arrays("clevr_dist", "structured", "clevr_dist", DISTANCES, splits, size)

