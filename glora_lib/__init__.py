@@ -13,7 +13,7 @@ plain = gl.fuse(net.use(found.best))
 print(gl.accuracy(plain, task.test))
 """
 
-from glora_lib.adapter_file import AdapterError, load_adapter, save_adapter
+from glora_lib.adapter_file import AdapterError, load_adapter, restore, save_adapter
 from glora_lib.backbones import BackboneError, load_backbone
 from glora_lib.data import DataError, Task, load_task
 from glora_lib.layer import GLoRALinear
@@ -28,6 +28,17 @@ from glora_lib.train import TrainingError, accuracy, predict, train
 __all__ = [
     *("AdaptedModel", "AdapterError", "BackboneError", "Choice", "Config", "DataError", "Found", "GLoRALinear", "METHODS"),
     *("NotFusable", "PROFILES", "Profile", "Record", "RecordError", "Space", "Task", "TrainingError", "accuracy", "adapt"),
-    *("evolve", "fuse", "load_adapter", "load_backbone", "load_task", "predict", "random_search", "results", "save_adapter"),
+    *(
+        "evolve",
+        "fuse",
+        "load_adapter",
+        "load_backbone",
+        "load_task",
+        "predict",
+        "random_search",
+        "restore",
+        "results",
+        "save_adapter",
+    ),
     *("train", "trainable_parameters"),
 ]

@@ -8,9 +8,11 @@ import pytest
 import timm
 import torch
 from fixtures.formula import SUPPORT
+from fixtures.vits import images, move, vit
 from safetensors.torch import load_file, save_file
 
-from glora_lib.adapter_file import AdapterError, fingerprint, load_adapter, save_adapter
+from glora_lib.adapter_file import AdapterError, fingerprint, load_adapter, restore, save_adapter
+from glora_lib.methods import METHODS, trainable_parameters
 from glora_lib.model import AdaptedModel, adapt
 from glora_lib.space import Choice, Space
 
@@ -262,3 +264,113 @@ def test_support_names_are_all_known_here():
     layer = make().layer("blocks.0.mlp.fc1")
     assert {name for name, parameter in layer.named_parameters() if parameter.requires_grad} == set(SUPPORT)
     assert layer.choice == Choice()
+
+
+# every method
+
+OPTIONS = {
+    "lora": {"rank": 4, "placement": "qv", "scale": 0.5},
+    "vpt_deep": {"tokens": 3},
+    "adapter": {"width": 4, "placement": "houlsby"},
+    "adaptformer": {"scale": 1.0, "bias": False},
+    "noah": {"widths": [1, 4]},
+    "fact_tt": {"rank": 4, "scale": 3.0},
+    "fact_tk": {"rank": 4, "scale": 3.0},
+    "repadapter": {"width": 4, "groups": 4, "scale": 0.5},
+}
+
+
+def by_method(method: str, **kwargs) -> torch.nn.Module:
+    """Return a model that a method adapted, with values as after training and, of a supernet, a subnet in use."""
+    net = move(METHODS[method](vit(**kwargs), **OPTIONS.get(method, {}))).eval()
+    if isinstance(net, AdaptedModel):
+        net.use(Space(net.layer_names).sample(random.Random(0)))
+    elif hasattr(net, "sample"):
+        net.use(net.sample(random.Random(0)))
+    return net
+
+
+def saved_by(method: str, tmp_path):
+    return save_adapter(by_method(method), tmp_path / method, backbone="test_vit", method=method, options=OPTIONS.get(method))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@torch.no_grad()
+def test_an_adapter_of_any_method_comes_back(method, tmp_path):
+    net, model = by_method(method), vit()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    path = saved_by(method, tmp_path)
+    again = restore(model, path)
+    torch.testing.assert_close(again(images()), net(images()), rtol=0, atol=0)
+    assert getattr(again, "config", None) == getattr(net, "config", None)
+    assert (again(images()) - model(images())).abs().max() > 1e-3
+    assert list(model.state_dict()) == list(before)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    if method != "glora":  # whose files hold the subnet alone
+        head = sum(p.numel() for p in model.head.parameters())
+        assert sum(tensor.numel() for tensor in load_file(path).values()) == trainable_parameters(net) + head
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "full"])
+def test_an_adapter_of_any_method_is_refused_by_another_backbone(method, tmp_path):
+    """But for full fine-tuning, after which nothing is left of the backbone."""
+    path, model = saved_by(method, tmp_path), vit()
+    with torch.no_grad():
+        model.blocks[3].mlp.fc2.weight[0, 0] += 1e-6
+    with pytest.raises(AdapterError, match="belongs to the backbone 'test_vit' with weights .* load that backbone"):
+        restore(model, path)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_adapter_of_any_method_needs_finite_numbers_and_a_head_of_its_size(method, tmp_path):
+    path = saved_by(method, tmp_path)
+    other = vit()
+    other.reset_classifier(4)
+    with pytest.raises(AdapterError, match=r"head\.\w+ has shape .*, this model needs"):
+        restore(other.double(), path)
+    tensors = load_file(path)
+    name = next(name for name in tensors if method == "linear" or not name.startswith("head"))
+    tensors[name].view(-1)[0] = float("nan")
+    with_tensors(path, tensors)
+    with pytest.raises(AdapterError, match=f"NaN or infinity, such as {name}"):
+        restore(vit(), path)
+    net = by_method(method)
+    next(p for p in net.parameters() if p.requires_grad).data.view(-1)[0] = float("inf")
+    if not isinstance(net, AdaptedModel):  # the first tensor there may not be in use
+        with pytest.raises(AdapterError, match="NaN or infinity"):
+            save_adapter(net, tmp_path / "broken", backbone="test_vit", method=method)
+        assert not list(tmp_path.glob("broken*"))
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "message"),
+    [
+        ("lora", {"options": {"rank": 5, "placement": "qv"}}, "has shape .* this model needs"),
+        ("lora", {"options": {"rank": 4}}, "belongs to the backbone"),
+        ("lora", {"options": {"rang": 4}}, "names the method 'lora' with {'rang': 4}, which this model cannot have"),
+        ("lora", {"options": {"rank": 4000}}, "which this model cannot have: rank 4000 does not suit"),
+        ("lora", {"method": "lorra"}, "names the method 'lorra'"),
+        ("lora", {"options": 7}, r"lacks \['options'\]"),
+        ("noah", {"config": {"prompt": [9] * 6}}, "a configuration that this model cannot use"),
+        ("vpt_deep", {"method": "vpt_shallow"}, "belongs to the backbone"),
+    ],
+    ids=str,
+)
+def test_a_description_that_does_not_fit_is_one_clear_error(method, changes, message, tmp_path):
+    path = saved_by(method, tmp_path)
+    rewrite(path, **changes)
+    with pytest.raises(AdapterError, match=message):
+        restore(vit(), path)
+
+
+def test_an_adapter_of_another_method_is_not_loaded_into_glora_s_layers(tmp_path):
+    path = saved_by("lora", tmp_path)
+    with pytest.raises(AdapterError, match="was trained by 'lora', not by GLoRA; `restore` it"):
+        load_adapter(by_method("glora"), path)
+
+
+@pytest.mark.parametrize(("method", "named"), [("lora", "glora"), ("glora", "lora"), ("lora", "lorra")])
+def test_a_file_is_not_written_under_another_method_s_name(method, named, tmp_path):
+    with pytest.raises(AdapterError, match=f"method '{named}' is not what made this"):
+        save_adapter(by_method(method), tmp_path / "adapter", backbone="test_vit", method=named)
+    assert list(tmp_path.iterdir()) == []

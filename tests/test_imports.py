@@ -23,7 +23,7 @@ ALLOWED = {
     "layer": {"fast_linear", "space"},
     "model": {"layer", "space"},
     "geometry": {"layer", "space"},
-    "adapter_file": {"model", "space"},
+    "adapter_file": {"methods", "model", "space"},
     "storage": {"adapter_file", "model", "space"},
     "search": {"space"},
     "backbones": {"paths"},
