@@ -32,7 +32,7 @@ def fill(runs: Iterable[Run], compute: str = "missing", workers: int = 1, schedu
     """
     if compute not in COMPUTE:
         raise ValueError(f"compute {compute!r} is not known; valid: {', '.join(COMPUTE)}")
-    runs = list(runs)
+    runs, scheduler = list(runs), scheduler or None
     wanted = [run for run in runs if compute == "all" or (compute == "missing" and not run.exists())]
     if compute == "all":
         for run in wanted:

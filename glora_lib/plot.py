@@ -70,6 +70,17 @@ def ratios(table: pd.DataFrame, *, label: str, hue: str, x: str) -> Figure:
     return _finish(figure)
 
 
+def shares(table: pd.DataFrame, *, label: str, x: str) -> Figure:
+    """Return a dot for every row's `share`, beside a grey bar from `low` to `high` where chance would put it."""
+    figure, axes = plt.subplots(figsize=(7, 0.28 * len(table) + 1))
+    places = np.arange(len(table))[::-1]
+    axes.barh(places, table["high"] - table["low"], left=table["low"], height=0.7, color="0.85", label="random, 95 %")
+    axes.plot(table["share"], places, "o", color=GREYSAFE[0], markersize=5, label="found")
+    axes.set(yticks=places, yticklabels=table[label], xlabel=x, xlim=(0, None))
+    axes.legend(frameon=False, loc="lower right")
+    return _finish(figure)
+
+
 def bars(table: pd.DataFrame, *, x: str, y: str, hue: str, error: str, ylabel: str) -> Figure:
     """Return bars grouped by `x`, one pattern per `hue`, with `error` (a standard deviation) as whiskers."""
     groups, kinds = list(dict.fromkeys(table[x])), list(dict.fromkeys(table[hue]))
@@ -111,6 +122,20 @@ def generations(search: Sequence[Mapping], random_best: Sequence[float] | None =
         )
     axes.set(xlabel="generation (0 = random start)", ylabel=f"top-1 on val (%), n = {n}", xticks=range(len(search)))
     axes.legend(frameon=False, loc="lower right")
+    return _finish(figure)
+
+
+def embeddings(pictures: Mapping[tuple[str, str], np.ndarray], labels: np.ndarray, classes: Sequence[int]) -> Figure:
+    """Return a grid of pictures, keyed by (row, column): points in two dimensions, a digit a class."""
+    rows, columns = (list(dict.fromkeys(key[place] for key in pictures)) for place in (0, 1))
+    figure, axes = plt.subplots(len(rows), len(columns), figsize=(3.2 * len(columns), 3.2 * len(rows)), squeeze=False)
+    colors = sns.color_palette("viridis", len(classes))
+    for (row, column), points in pictures.items():
+        panel = axes[rows.index(row)][columns.index(column)]
+        for number, color in enumerate(colors):
+            own = points[labels == number]
+            panel.scatter(own[:, 0], own[:, 1], s=14, color=color, marker=f"${number}$", linewidths=0.2)
+        panel.set(xticks=[], yticks=[], title=column if row == rows[0] else "", ylabel=row if column == columns[0] else "")
     return _finish(figure)
 
 

@@ -49,8 +49,12 @@ class Run:
 
     @property
     def state_folder(self) -> Path:
-        """Where an unfinished run keeps its state: a folder for this run, with these settings and this code."""
-        settings = self.recipe.settings() | {"seed": self.seed, "code": commit()}
+        """Where an unfinished run keeps its state."""
+        return self.state_of(commit())
+
+    def state_of(self, code: tuple[str, bool]) -> Path:
+        """Return the folder for this run, with these settings and that code, as `provenance.commit` names it."""
+        settings = self.recipe.settings() | {"seed": self.seed, "code": code}
         if self.label == "supernet":  # what the search is set to does not matter to the training
             settings = {key: value for key, value in settings.items() if key not in self.recipe.evolution}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]

@@ -56,9 +56,8 @@ def supernet(run: Run, recipe: Profile, model, task) -> dict:
         every = max(1, recipe.epochs // 6)
         return {"random_val": [score(config) for config in watched]} if (epoch + 1) % every == 0 else {}
 
-    history = train(
-        net, task.train, recipe, sample=space.sample, seed=run.seed, checkpoint=run.supernet.state("train.pt"), watch=watch
-    )
+    checkpoint = run.state("watched.pt")  # not the one that searches share: its history has no curves
+    history = train(net, task.train, recipe, sample=space.sample, seed=run.seed, checkpoint=checkpoint, watch=watch)
     return {
         "metrics": {"random_val": [score(config) for config in watched], "n_random": RANDOM_SUBNETS},
         "config": None,

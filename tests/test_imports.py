@@ -63,6 +63,8 @@ ALLOWED = {
     "record": {"paths", "profile"},
     "table": set(),
     "audit": {"layer", "paths", "profile", "record", "sizes", "space", "table"},
+    "layer_choices": {"space"},
+    "embedding": {"methods.probes"},
     "plot": {"paths", "profile", "space"},
     # the one place where everything meets
     "score": {"model", "space", "train"},
@@ -70,6 +72,7 @@ ALLOWED = {
     "stages": {
         *("methods", "methods.noah", "methods.probes", "model", "profile", "run", "score", "search", "space", "train"),
     },
+    "kept": {"adapter_file", "backbones", "data", "grid", "methods", "model", "paths", "record", "run", "space"},
     "grid": {"backbones", "data", "provenance", "record", "run", "stages"},
     "inference": {
         *("backbones", "grid", "methods", "model", "paths", "profile", "provenance", "record", "space", "storage", "timing"),
