@@ -100,16 +100,17 @@ def heat_table(table: pd.DataFrame, *, title: str = "") -> Figure:
 def interval_panels(table: pd.DataFrame, *, panel: str, label: str, value: str, low: str, high: str, x: str) -> Figure:
     """Return a panel for every `panel`, up to five abreast: a dot and its interval for every `label`, and a line at 0."""
     names, labels = list(dict.fromkeys(table[panel])), list(dict.fromkeys(table[label]))
-    abreast = min(5, len(names))
-    size = (1.6 + 1.9 * abreast, (0.6 + 0.22 * len(labels)) * -(-len(names) // abreast) + 0.5)
-    figure, grid = plt.subplots(-(-len(names) // abreast), abreast, figsize=size, sharex=True, sharey=True, squeeze=False)
+    abreast = max(1, min(5, len(names)))
+    rows = max(1, -(-len(names) // abreast))
+    size = (1.6 + 1.9 * abreast, (0.6 + 0.22 * len(labels)) * rows + 0.5)
+    figure, grid = plt.subplots(rows, abreast, figsize=size, sharex=True, sharey=True, squeeze=False)
     for axes in grid.flat[len(names) :]:
         axes.set_axis_off()
     for axes, name in zip(grid.flat, names, strict=False):
-        rows = table[table[panel] == name].set_index(label).reindex(labels)
-        spread = np.abs(rows[[low, high]].to_numpy(dtype=float).T - rows[value].to_numpy(dtype=float))
+        of_panel = table[table[panel] == name].set_index(label).reindex(labels)
+        spread = np.abs(of_panel[[low, high]].to_numpy(dtype=float).T - of_panel[value].to_numpy(dtype=float))
         axes.axvline(0, color="0.4", linestyle="--", linewidth=1)
-        axes.errorbar(rows[value], np.arange(len(labels)), xerr=spread, fmt="o", color=GREYSAFE[0], markersize=4, capsize=2)
+        axes.errorbar(of_panel[value], np.arange(len(labels)), xerr=spread, fmt="o", color=GREYSAFE[0], markersize=4, capsize=2)
         axes.set_title(name, fontsize=9)
         axes.set_yticks(np.arange(len(labels)), labels, fontsize=8)
     grid[0, 0].invert_yaxis()

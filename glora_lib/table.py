@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 from scipy import stats
 
@@ -39,8 +38,7 @@ def cells(summary: pd.DataFrame, groups: Mapping[str, str], methods: Sequence[st
     table = means(summary, groups, methods).map("{:.1f}".format, na_action="ignore").astype(object)
     for row in summary[summary["method"].isin(methods)].itertuples():
         table.loc[row.method, (groups[row.task], row.task)] = _cell(row.mean, row.sd, row.n)
-    averages = table.columns.get_level_values("task").isin(["mean", "average"])
-    return table.where(table.notna(), np.where(averages, "-", "- (0)"))
+    return table.apply(lambda column: column.fillna("-" if column.name[1] in ("mean", "average") else "- (0)"))
 
 
 def paired(records: pd.DataFrame, method: str, against: str, metric: str = "test", confidence: float = 0.95) -> pd.DataFrame:
