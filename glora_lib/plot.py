@@ -13,7 +13,7 @@ from glora_lib.paths import ROOT
 from glora_lib.profile import Profile
 from glora_lib.space import TENSORS, Config, forms
 
-# dark to light, so that lines and bars stay apart in grey; markers and hatches tell them apart a second time
+# dark to light, so that lines and bars stay apart in grey; markers tell them apart a second time
 GREYSAFE = ("#1b2a41", "#b5442e", "#3d7ea6", "#e0a458", "#8aa29e")
 MARKERS = ("o", "s", "^", "D", "v")
 HATCHES = ("", "//", "..", "xx", "--")
@@ -93,6 +93,54 @@ def bars(table: pd.DataFrame, *, x: str, y: str, hue: str, error: str, ylabel: s
         axes.bar(places, rows[y], width, yerr=rows[error].fillna(0), label=kind, capsize=3, **style)
     axes.set(xticks=np.arange(len(groups)), xticklabels=groups, ylabel=ylabel)
     axes.legend(frameon=False, ncols=len(kinds), loc="lower center", bbox_to_anchor=(0.5, 1))
+
+
+def heat_table(table: pd.DataFrame, *, title: str = "") -> Figure:
+    """Return the numbers of `table` in cells, a row a method, a column a task, shaded in grey within each column.
+
+    The columns are (group, task) pairs, as from `table.means`; a line divides the groups. White is a column's lowest number,
+    the darkest grey its highest; a cell without a number is hatched.
+    """
+    rows, columns = table.shape
+    values = table.to_numpy(dtype=float)
+    low, high = (f(np.where(np.isnan(values), fill, values), axis=0) for f, fill in ((np.min, np.inf), (np.max, -np.inf)))
+    shade = (values - low) / np.maximum(high - low, 1e-9)
+    figure, axes = plt.subplots(figsize=(1.8 + 0.68 * columns, 1.5 + 0.3 * rows))
+    for (row, column), value in np.ndenumerate(values):
+        gap = np.isnan(value)
+        style = {"facecolor": "white", "hatch": "///"} if gap else {"facecolor": str(1 - 0.45 * shade[row, column])}
+        axes.add_patch(plt.Rectangle((column, row), 1, 1, edgecolor="0.8", linewidth=0.5, **style))
+        axes.text(column + 0.5, row + 0.5, "" if gap else f"{value:.1f}", ha="center", va="center", fontsize=8)
+    groups = table.columns.get_level_values(0)
+    for column, group in enumerate(groups):
+        if column == 0 or groups[column - 1] != group:
+            axes.axvline(column, color="black", linewidth=1.5)
+            axes.text(column + 0.08, -0.15, group, ha="left", va="bottom", fontsize=9, style="italic")
+    axes.set(xlim=(0, columns), ylim=(rows, 0), xlabel=title)
+    axes.set_yticks(np.arange(rows) + 0.5, table.index)
+    axes.set_xticks(np.arange(columns) + 0.5, table.columns.get_level_values(1), rotation=40, ha="right", fontsize=8)
+    axes.tick_params(length=0)
+    return _finish(figure, spines=False)
+
+
+def interval_panels(table: pd.DataFrame, *, panel: str, label: str, value: str, low: str, high: str, x: str) -> Figure:
+    """Return a panel for every `panel`, up to five abreast: a dot and its interval for every `label`, and a line at 0."""
+    names, labels = list(dict.fromkeys(table[panel])), list(dict.fromkeys(table[label]))
+    abreast = max(1, min(5, len(names)))
+    rows = max(1, -(-len(names) // abreast))
+    size = (1.6 + 1.9 * abreast, (0.6 + 0.22 * len(labels)) * rows + 0.5)
+    figure, grid = plt.subplots(rows, abreast, figsize=size, sharex=True, sharey=True, squeeze=False)
+    for axes in grid.flat[len(names) :]:
+        axes.set_axis_off()
+    for axes, name in zip(grid.flat, names, strict=False):
+        of_panel = table[table[panel] == name].set_index(label).reindex(labels)
+        spread = np.abs(of_panel[[low, high]].to_numpy(dtype=float).T - of_panel[value].to_numpy(dtype=float))
+        axes.axvline(0, color="0.4", linestyle="--", linewidth=1)
+        axes.errorbar(of_panel[value], np.arange(len(labels)), xerr=spread, fmt="o", color=GREYSAFE[0], markersize=4, capsize=2)
+        axes.set_title(name, fontsize=9)
+        axes.set_yticks(np.arange(len(labels)), labels, fontsize=8)
+    grid[0, 0].invert_yaxis()
+    figure.supxlabel(x, fontsize=10)
     return _finish(figure)
 
 

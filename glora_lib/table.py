@@ -1,5 +1,7 @@
 """From a table of records to what a reader compares: mean, spread and n, and paired differences between methods."""
 
+from collections.abc import Mapping, Sequence
+
 import pandas as pd
 from scipy import stats
 
@@ -13,14 +15,30 @@ def summarise(records: pd.DataFrame, metric: str = "test") -> pd.DataFrame:
     return table.reset_index()
 
 
-def wide(summary: pd.DataFrame) -> pd.DataFrame:
-    """Return methods as rows and tasks as columns, "mean ± sd (n)", with the mean of the tasks' means last."""
-    cells = summary.assign(cell=[_cell(*row) for row in summary[["mean", "sd", "n"]].itertuples(index=False)])
-    order = list(dict.fromkeys(summary["task"]))
-    table = cells.pivot(index="method", columns="task", values="cell")[order].fillna("no record")
-    means = summary.pivot(index="method", columns="task", values="mean")
-    table["mean of tasks"] = means.mean(axis=1, skipna=False).map("{:.1f}".format)  # a gap leaves no mean
-    return table.reindex(dict.fromkeys(summary["method"]))
+def means(summary: pd.DataFrame, groups: Mapping[str, str], methods: Sequence[str]) -> pd.DataFrame:
+    """Return the means with methods as rows and, as columns, (group, task), (group, "mean") and last ("all", "average").
+
+    The average is the mean of the groups' means, as in the paper's tables. What has no record is NaN, and so is every mean
+    that it belongs to. `groups` maps all tasks, in their order, to their groups; `methods` gives the rows.
+    """
+    values = summary.pivot(index="method", columns="task", values="mean").reindex(index=methods, columns=list(groups))
+    columns = {}
+    for group in dict.fromkeys(groups.values()):
+        of_group = values[[task for task in groups if groups[task] == group]]
+        columns |= {(group, task): of_group[task] for task in of_group}
+        columns[(group, "mean")] = of_group.mean(axis=1, skipna=False)
+    table = pd.DataFrame(columns)
+    table[("all", "average")] = table.xs("mean", axis=1, level=1).mean(axis=1, skipna=False)
+    table.columns.names = ["group", "task"]
+    return table
+
+
+def cells(summary: pd.DataFrame, groups: Mapping[str, str], methods: Sequence[str]) -> pd.DataFrame:
+    """Return the table of `means` as text: "mean ± sd (n)" for a task, the number for a mean, "- (0)" without a record."""
+    table = means(summary, groups, methods).map("{:.1f}".format, na_action="ignore").astype(object)
+    for row in summary[summary["method"].isin(methods)].itertuples():
+        table.loc[row.method, (groups[row.task], row.task)] = _cell(row.mean, row.sd, row.n)
+    return table.apply(lambda column: column.fillna("-" if column.name[1] in ("mean", "average") else "- (0)"))
 
 
 def paired(records: pd.DataFrame, method: str, against: str, metric: str = "test", confidence: float = 0.95) -> pd.DataFrame:
@@ -46,6 +64,20 @@ def paired(records: pd.DataFrame, method: str, against: str, metric: str = "test
         mean = sample.mean()
         rows.append((task, mean, sample.std(), len(sample), mean - half, mean + half, int((sample > 0).sum())))
     return pd.DataFrame(rows, columns=["task", "difference", "sd", "n", "low", "high", "positive"])
+
+
+def over_tasks(pairs: pd.DataFrame, by: str = "against", confidence: float = 0.95) -> pd.DataFrame:
+    """Return a row per method `by`: the mean over tasks of the differences of `paired`, each task once.
+
+    Columns: by, difference, sd (between tasks), n (tasks), low and high (a t interval over tasks, NaN with one), and ahead (on
+    how many tasks the difference is positive). The interval speaks of tasks like these, not of seeds.
+    """
+    rows = []
+    for method, sample in pairs.groupby(by, sort=False)["difference"]:
+        half = stats.t.ppf((1 + confidence) / 2, len(sample) - 1) * sample.sem() if len(sample) > 1 else float("nan")
+        mean = sample.mean()
+        rows.append((method, mean, sample.std(), len(sample), mean - half, mean + half, int((sample > 0).sum())))
+    return pd.DataFrame(rows, columns=[by, "difference", "sd", "n", "low", "high", "ahead"])
 
 
 def _cell(mean: float, sd: float, n: int) -> str:

@@ -88,7 +88,8 @@ def flip_a_byte(path):
 def rewrite(path, **changes):
     """Change entries of the description; None removes one."""
     description = json.loads(path.with_suffix(".json").read_text()) | changes
-    path.with_suffix(".json").write_text(json.dumps({name: value for name, value in description.items() if value is not None}))
+    removed = {name for name, value in changes.items() if value is None}
+    path.with_suffix(".json").write_text(json.dumps({k: value for k, value in description.items() if k not in removed}))
 
 
 def cut(path, to: float):
@@ -281,7 +282,8 @@ OPTIONS = {
 
 
 def by_method(method: str, **kwargs) -> torch.nn.Module:
-    """Return a model that a method adapted, with values as after training and, of a supernet, a subnet in use."""
+    """Return a model that a method adapted, the same every time, with values as after training; of a supernet, a subnet."""
+    torch.manual_seed(0)
     net = move(METHODS[method](vit(**kwargs), **OPTIONS.get(method, {}))).eval()
     if isinstance(net, AdaptedModel):
         net.use(Space(net.layer_names).sample(random.Random(0)))

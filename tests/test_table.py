@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from glora_lib.table import paired, summarise, wide
+from glora_lib.table import cells, means, over_tasks, paired, summarise
 
 
 @pytest.fixture
@@ -23,12 +23,42 @@ def test_summarise_gives_mean_sd_and_n_in_percent(records):
     assert row["n"] == 3
 
 
-def test_wide_shows_gaps_and_gives_no_mean_over_them(records):
-    table = wide(summarise(records[(records["task"] == "a") | (records["method"] == "glora")]))
-    assert table.loc["linear", "b"] == "no record"
-    assert table.loc["linear", "mean of tasks"] == "nan"
-    assert table.loc["glora", "mean of tasks"] == "72.0"
-    assert table.loc["glora", "a"] == "54.0 ± 4.0 (3)"
+GROUPS = {"a": "natural", "b": "specialized", "c": "natural"}
+
+
+def test_gaps_are_shown_with_their_n_and_leave_no_mean(records):
+    table = cells(summarise(records), GROUPS, ["linear", "glora", "lora"])
+    assert list(table.index) == ["linear", "glora", "lora"]
+    assert table.loc["glora", ("natural", "a")] == "54.0 ± 4.0 (3)"
+    assert table.loc["glora", ("specialized", "b")] == "90.0 (1)"
+    assert table.loc["glora", ("natural", "c")] == table.loc["lora", ("natural", "a")] == "- (0)"
+    assert table.loc["glora", ("natural", "mean")] == table.loc["glora", ("all", "average")] == "-"
+    assert table.loc["glora", ("specialized", "mean")] == "90.0"
+
+
+def test_tasks_stand_with_their_group_and_the_average_is_that_of_the_groups_means(records):
+    extra = pd.DataFrame([("c", "glora", 0, 0.10, 200)], columns=["task", "method", "seed", "test", "n_test"])
+    table = means(summarise(pd.concat([records, extra])), GROUPS, ["glora"])
+    natural = [("natural", "a"), ("natural", "c"), ("natural", "mean")]
+    assert list(table.columns) == [*natural, ("specialized", "b"), ("specialized", "mean"), ("all", "average")]
+    assert table.loc["glora", ("natural", "mean")] == pytest.approx((54 + 10) / 2)
+    assert table.loc["glora", ("all", "average")] == pytest.approx((32 + 90) / 2)  # not the mean of the three tasks
+
+
+def test_without_records_all_cells_are_gaps():
+    empty = summarise(pd.DataFrame(columns=["task", "method", "seed", "test", "n_test"]))
+    assert set(cells(empty, GROUPS, ["glora"]).to_numpy().flat) == {"- (0)", "-"}
+
+
+def test_over_tasks_counts_every_task_once(records):
+    pairs = paired(records, "glora", "linear").assign(against="linear")
+    row = over_tasks(pairs).set_index("against").loc["linear"]
+    first = np.mean([0, 4, 7])
+    assert row["difference"] == pytest.approx((first + 10) / 2)
+    assert (row["n"], row["ahead"]) == (2, 2)
+    low, high = stats.t.interval(0.95, 1, row["difference"], stats.sem([first, 10]))
+    assert (row["low"], row["high"]) == (pytest.approx(low), pytest.approx(high))
+    assert np.isnan(over_tasks(pairs[:1])["low"].item())
 
 
 def test_paired_uses_only_seeds_that_both_methods_have(records):
