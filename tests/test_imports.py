@@ -54,7 +54,34 @@ ALLOWED = {
     "provenance": {"paths"},
     "record": {"paths", "profile"},
     "table": set(),
-    "audit": {"layer", "paths", "profile", "record", "sizes", "space", "table"},
+    # the reviewer's desk
+    "audit.sources": {"paths"},
+    "audit.judge": set(),
+    "audit.table1": {"audit.sources", "audit.judge"},
+    "audit.tables": {"audit.sources", "audit.judge", "audit.table1"},
+    "audit.protocol": {"audit.sources", "audit.judge", "sizes"},
+    "audit.counts": {"audit.judge", "sizes", "space"},
+    "audit.dimensions": {"audit.judge"},
+    "audit.equations": {"audit.judge", "layer", "space"},
+    "audit.superset": {"audit.judge", "layer", "methods", "model", "space"},
+    "audit.selection": {"audit.judge", "audit.protocol"},
+    "audit.superlora": {"audit.sources", "audit.judge"},
+    "audit.measured": {"audit.judge", "paths", "profile", "record", "table"},
+    "audit.desk": {
+        *("audit.sources", "audit.counts", "audit.dimensions", "audit.equations", "audit.judge", "audit.measured"),
+        *("audit.protocol", "audit.selection", "audit.superlora", "audit.superset", "audit.table1", "audit.tables", "paths"),
+    },
+    "audit.coverage": {"paths", "record"},
+    "audit.checklist": {"paths", "profile", "record"},
+    "audit.findings": {
+        *("audit.sources", "audit.counts", "audit.equations", "audit.protocol", "audit.selection", "audit.superlora"),
+        *("audit.superset", "audit.table1", "audit.tables", "sizes", "space"),
+    },
+    "audit.report": {
+        *("audit.checklist", "audit.sources", "audit.coverage", "audit.findings", "audit.judge", "audit.desk", "paths"),
+    },
+    "audit.__main__": {"audit.report", "audit.desk", "profile"},
+    "audit": {"audit.sources", "audit.judge", "audit.desk", "sizes"},
     "plot": {"paths", "profile", "space"},
     # the one place where everything meets
     "grid": {
