@@ -40,6 +40,26 @@ def lines(
     return _finish(figure)
 
 
+def panels(
+    curves: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], *, x: str, y: str, columns: int = 3
+) -> Figure:
+    """Return a panel per name of `curves`, each with the lines that `lines` draws, x doubling; one legend for all."""
+    rows = -(-len(curves) // columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(3.3 * columns, 2.7 * rows), squeeze=False)
+    for axes, (title, panel) in zip(grid.flat, curves.items(), strict=False):
+        for number, (name, (xs, ys)) in enumerate(panel.items()):
+            style = {"color": GREYSAFE[number % 5], "marker": MARKERS[number % 5], "markersize": 4, "linewidth": 1.4}
+            axes.plot(xs, ys, label=name, **style)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(xs, xs)
+        axes.set(title=title, xlabel=x, ylabel=y)
+    for axes in grid.flat[len(curves) :]:
+        axes.axis("off")
+    handles, names = grid.flat[0].get_legend_handles_labels()
+    figure.legend(handles, names, frameon=False, ncols=len(names), loc="lower center", bbox_to_anchor=(0.5, 1))
+    return _finish(figure)
+
+
 def intervals(
     table: pd.DataFrame, *, label: str, value: str, low: str, high: str, x: str, reference: float | None = None
 ) -> Figure:

@@ -1,0 +1,121 @@
+"""A reproducibility checklist in the manner of NeurIPS's, answered from records; what was spent; licences."""
+
+from importlib.metadata import PackageNotFoundError, metadata
+
+import pandas as pd
+
+from glora_lib.paths import DATA, ROOT
+from glora_lib.profile import PROFILES
+from glora_lib.record import results
+
+SEEDS = 3
+
+
+def records(profile: str) -> pd.DataFrame:
+    """Return all records of a profile, of every experiment, with a column `experiment`."""
+    folder = ROOT / PROFILES[profile].results
+    names = sorted(path.name for path in folder.glob("*") if path.is_dir())
+    tables = [results(name, profile).assign(experiment=name) for name in names]
+    tables = [table for table in tables if len(table)]
+    return pd.concat(tables, ignore_index=True) if tables else results("vtab1k", profile).assign(experiment=[])
+
+
+def spent(profile: str) -> pd.DataFrame:
+    """Return what the records cost: a row per experiment with runs, hours of each stage, and the largest memory in GB.
+
+    Hours are those of the processes that ran; failed and discarded runs leave no record and are not in it.
+    """
+    table = records(profile)
+    rows = []
+    for name, runs in table.groupby("experiment"):
+        costs = pd.DataFrame([record.cost for record in runs["record"]])
+        hours = costs.filter(like="seconds_").sum() / 3600
+        rows.append({"experiment": name, "runs": len(runs), **{k.removeprefix("seconds_"): v for k, v in hours.items()}})
+        rows[-1] |= {"hours": hours.sum(), "peak GB": costs.get("peak_memory_mb", pd.Series(dtype=float)).max() / 1024}
+    found = pd.DataFrame(rows, columns=None if rows else ["experiment", "runs", "hours", "peak GB"])
+    stages = [column for column in found if column not in ("experiment", "runs", "hours", "peak GB")]
+    return found[["experiment", "runs", *stages, "hours", "peak GB"]]
+
+
+def licences() -> pd.DataFrame:
+    """Return data/licences.csv with a last column `metadata`: the licence that the installed package declares."""
+    table = pd.read_csv(DATA / "licences.csv", keep_default_na=False)
+    return table.assign(metadata=[_declared(package) if package else "" for package in table["package"]])
+
+
+def checklist(verdicts: pd.DataFrame, profile: str) -> pd.DataFrame:
+    """Return question, answer, detail: computed from the records of a profile and from its verdicts."""
+    table, tally = records(profile), verdicts["verdict"].value_counts()
+    origin = pd.DataFrame([record.provenance for record in table["record"]])
+    seeds = table.groupby(["experiment", "task", "method"])["seed"].nunique()
+    selected = table["selected_on"].value_counts()
+    cost = spent(profile)
+    clean = origin.empty or not origin["dirty"].any()
+    whole = all(record.settings and record.metrics for record in table["record"])
+    oracle = [name for name in selected.index if name.startswith("test")]
+    undecided = verdicts.query("verdict == 'not testable'")
+    against = int(verdicts["verdict"].isin(["contradicted", "off"]).sum())
+    rows = [
+        (
+            "Do the claims match the evidence?",
+            "in part" if against else "yes",
+            ", ".join(f"{n} {verdict}" for verdict, n in tally.items()),
+        ),
+        ("Are limits stated?", "yes", f"{len(undecided)} claims are not testable, each with its reason"),
+        (
+            "Are assumptions of theory checked?",
+            "yes",
+            f"{verdicts['id'].str.startswith(('theorem', 'equation')).sum()} live checks and notes",
+        ),
+        ("Is every run's setting recorded?", _yes(whole, table), f"{len(table)} records hold their whole profile"),
+        (
+            "Does every record come from committed code?",
+            _yes(clean, table),
+            f"{table['commit'].nunique() if len(table) else 0} commits",
+        ),
+        (
+            "Are there error bars?",
+            _yes(bool((seeds >= SEEDS).all()), table),
+            f"{(seeds >= SEEDS).sum()} of {len(seeds)} rows have {SEEDS} seeds",
+        ),
+        (
+            "Was anything selected on test data?",
+            "yes" if oracle else "no" if len(table) else "no records",
+            ", ".join(f"{name}: {n}" for name, n in selected.items()),
+        ),
+        (
+            "Is the compute reported?",
+            _yes(True, table),
+            f"{cost['hours'].sum():.1f} process hours, at most {cost['peak GB'].max() if len(cost) else 0:.1f} GB",
+        ),
+        ("On which processors?", _yes(True, table), "; ".join(sorted(set(origin.get("processor", []))))),
+        ("Are weights and data identified?", _yes(whole, table), f"{len(_digests(table))} SHA-256 digests in the records"),
+        ("Are licences named?", "yes", f"{len(licences())} assets, with what their packages declare"),
+        ("Is the code open?", "yes", "MIT, one command: make reproduce"),
+        ("Has it been run at the paper's scale?", "yes" if len(records("paper")) else "no", f"{len(records('paper'))} records"),
+    ]
+    return pd.DataFrame(rows, columns=["question", "answer", "detail"])
+
+
+def _yes(holds: bool, table: pd.DataFrame) -> str:
+    return "no records" if table.empty else "yes" if holds else "no"
+
+
+def _digests(table: pd.DataFrame) -> set[str]:
+    return {
+        record.settings[name]
+        for record in table["record"]
+        for name in ("weights_sha256", "task_sha256")
+        if record.settings.get(name)
+    }
+
+
+def _declared(package: str) -> str:
+    """Return the licence in a package's metadata: its expression, its field if that is short, or its classifiers."""
+    try:
+        fields = metadata(package)
+    except PackageNotFoundError:
+        return "not installed"
+    expression, text = fields.get("License-Expression"), fields.get("License") or ""
+    classified = [c.split(" :: ")[-1] for c in fields.get_all("Classifier") or [] if c.startswith("License")]
+    return expression or (text if 0 < len(text) < 60 else ", ".join(classified)) or "none declared"

@@ -1,0 +1,59 @@
+"""The verdict table: every claim with what came out here, its verdict, and where the evidence is."""
+
+import pandas as pd
+
+from glora_lib.audit import counts, dimensions, equations, measured, protocol, selection, superlora, superset, table1, tables
+from glora_lib.audit.judge import VERDICTS, Check
+from glora_lib.audit.sources import PAPERS, claims
+from glora_lib.paths import NOTEBOOKS
+
+COLUMNS = ["id", "place", "reported", "ours", "verdict", "evidence", "paper", "kind", "basis"]
+PARTS = (table1, tables, protocol, counts, dimensions, equations, superset, selection, superlora, measured)
+CHECKS: dict[str, Check] = {identity: check for part in PARTS for identity, check in part.CHECKS.items()}
+AVERAGES = "99_verdict.ipynb#Tables-recomputed"  # the evidence of every recomputed average
+
+
+def verdicts(profile: str) -> pd.DataFrame:
+    """Return the verdict table of a profile: first the claims, then every printed average of Tables 1, 2 and 6.
+
+    Columns: id, place in the paper, reported, ours, verdict, evidence (notebook#section); paper, kind and basis as in
+    data/claims.csv. Exact checks run at every call; measured ones read the profile's records.
+    """
+    rows = [judged(claim, profile) for _, claim in claims().iterrows()]
+    for row in tables.recomputed().itertuples():
+        extra = ("glora-iclr", "arithmetic", "internal")
+        rows.append((row.id, row.place, f"{row.reported:g}", f"{row.ours:.2f}", row.verdict, f"notebooks/{AVERAGES}", *extra))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def judged(claim: pd.Series, profile: str) -> tuple:
+    """Return one row of the verdict table. A claim with a reason why it cannot be tested is not testable, whatever else."""
+    ours, verdict = (claim["why_not"], "not testable") if claim["why_not"] else CHECKS[claim.name](claim, profile)
+    about = (claim["paper"], claim["kind"], claim["basis"])
+    return (claim.name, claim["place"], claim["reported"], ours, verdict, evidence(claim), *about)
+
+
+def evidence(claim: pd.Series) -> str:
+    """Return where the evidence of a claim is: notebooks/NAME.ipynb#Section, or notebook 99 as long as NAME does not exist."""
+    name, section = claim["notebook"], claim["section"].replace(" ", "-")
+    if not (NOTEBOOKS / f"{name}.ipynb").exists():
+        name, section = "99_verdict", "Every-table-and-figure"
+    return f"notebooks/{name}.ipynb" + (f"#{section}" if section else "")
+
+
+def select(table: pd.DataFrame, paper: str = "", kind: str = "", verdict: str = "") -> pd.DataFrame:
+    """Return the rows of one paper, kind or verdict ("" for all); a ValueError names what is valid."""
+    for column, wanted in {"paper": paper, "kind": kind, "verdict": verdict}.items():
+        valid = list(PAPERS) if column == "paper" else sorted(set(table[column]))
+        if wanted and wanted not in valid:
+            raise ValueError(f"no claim has the {column} {wanted!r}; valid: {', '.join(valid)}")
+        table = table[table[column] == wanted] if wanted else table
+    return table
+
+
+def tally(table: pd.DataFrame, by: str = "kind") -> pd.DataFrame:
+    """Return how many claims have which verdict, a row for each `by`, in the order of first appearance, and their sum."""
+    found = pd.crosstab(table[by], table["verdict"]).reindex(index=dict.fromkeys(table[by]))
+    found = found.reindex(columns=[verdict for verdict in VERDICTS if verdict in found])
+    found.loc["all"] = found.sum()
+    return found.assign(all=found.sum(axis=1))

@@ -1,0 +1,240 @@
+"""Checks on live layers: Eq. 10 to 14 as the code reads them, fusion with and without a bias, storage, and Theorem 1."""
+
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from glora_lib.audit.judge import count, statement
+from glora_lib.layer import GLoRALinear
+from glora_lib.space import Choice, Space, lora_rank
+
+EXACT = 1e-12  # float64
+FULL = Choice("lora2", "lora2", "lora2", "vector", "vector")
+
+
+def random_layer(d2: int = 5, d1: int = 4, rank: int = 2, bias: bool = True) -> GLoRALinear:
+    """Return a GLoRA layer in float64 whose every stored number is random, the same one every time."""
+    generator = torch.Generator().manual_seed(0)
+    layer = GLoRALinear(nn.Linear(d1, d2, bias=bias).double(), rank)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    return layer
+
+
+@torch.no_grad()
+def written_out(layer: GLoRALinear, x: torch.Tensor) -> torch.Tensor:
+    """Return Eq. 10 for the layer's choice, term by term, as the authors' code reads it; no code of the layer is used."""
+    W0, b0, c = layer.W0, layer.b0, layer.choice
+
+    def form(name: str, columns: int) -> torch.Tensor:
+        down, up, chosen = getattr(layer, f"{name}d"), getattr(layer, f"{name}u"), getattr(c, name)
+        if rank := lora_rank(chosen):
+            return down[:, :rank] @ up[:rank]
+        value = {"none": torch.zeros(1, 1), "scalar": down[0, 0].reshape(1, 1), "vector": down[:, 0:1]}[chosen]
+        return value.double().expand(down.shape[0], columns)
+
+    def shift(name: str) -> torch.Tensor:
+        stored = getattr(layer, name)
+        return {"none": torch.zeros_like(stored), "scalar": stored[0].expand_as(stored), "vector": stored}[getattr(c, name)]
+
+    A, B, C = form("A", W0.shape[1]), form("B", W0.shape[1]), form("C", 1)
+    return x @ (W0 + W0 * A + B).T + (W0 @ C)[:, 0] + shift("D") * b0 + shift("E") + b0
+
+
+@cache
+@torch.no_grad()
+def largest_errors() -> tuple[float, float, int]:
+    """Return the largest errors of the layer and of its fused form against Eq. 10 written out, and the number of choices."""
+    layer, x = random_layer(), torch.randn(3, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    errors = [[], []]
+    choices = Space(["layer"], (2, 1)).choices()
+    for choice in choices:
+        wanted = written_out(layer.use(choice), x)
+        errors[0].append((layer(x) - wanted).abs().max())
+        errors[1].append((layer.fuse()(x) - wanted).abs().max())
+    return float(max(errors[0])), float(max(errors[1])), len(choices)
+
+
+def code_reading() -> tuple[bool, str]:
+    """Say whether the layer computes Eq. 10 in the code's reading on every choice."""
+    error, _, choices = largest_errors()
+    return error < EXACT, f"largest error {error:.0e} over {choices} choices"
+
+
+def fuses_exactly() -> tuple[bool, str]:
+    """Say whether W_uni x + b_uni (Eq. 12 to 14 in the code's reading) is the same function on every choice."""
+    _, error, choices = largest_errors()
+    return error < EXACT, f"largest error {error:.0e} over {choices} choices"
+
+
+def none_is_original() -> tuple[bool, str]:
+    """Say whether a layer without support tensors is exactly the pretrained one."""
+    layer, x = random_layer().use(Choice()), torch.randn(3, 4, dtype=torch.float64)
+    same = torch.equal(layer(x), F.linear(x, layer.W0, layer.b0))
+    return same, "the same numbers" if same else "other numbers"
+
+
+def extra_parameters(bias: bool) -> int:
+    """Return how many parameters a fused layer (4 -> 5) has beyond the pretrained one when every support tensor is in use."""
+    layer = random_layer(bias=bias)
+    plain = layer.W0.numel() + (layer.b0.numel() if bias else 0)
+    return sum(p.numel() for p in layer.use(FULL).fuse().parameters()) - plain
+
+
+@cache
+def swin_without_bias() -> dict[str, int]:
+    """Return the linear layers of Swin-B that have no bias, name -> outputs, heads excluded."""
+    import timm  # here: it takes a second, and only this check needs it
+
+    with torch.device("meta"):
+        model = timm.create_model("swin_base_patch4_window7_224")
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) and "head" not in name.split(".")}
+    return {name: layer.out_features for name, layer in layers.items() if layer.bias is None}
+
+
+def swin_gains_biases() -> tuple[bool, str]:
+    """Say whether GLoRA on all linear layers of Swin-B adds no parameter."""
+    found = swin_without_bias()
+    return not found, f"{len(found)} layers without bias gain {sum(found.values()):,} parameters ({next(iter(found))}, ...)"
+
+
+LLAMA_LAYERS, LLAMA_WIDTH, ATTENTION = 32, 4096, 4  # LLaMA-7B: q, k, v, o of 4096 x 4096, none with a bias
+
+
+def llama_biases() -> int:
+    """Return how many parameters the attention layers of LLaMA-7B gain with their biases."""
+    return LLAMA_LAYERS * ATTENTION * LLAMA_WIDTH
+
+
+def llama_gains_biases() -> tuple[bool, str]:
+    """Say whether GLoRA on the attention layers of LLaMA-7B adds no parameter."""
+    extra = llama_biases()
+    return extra == 0, f"{LLAMA_LAYERS * ATTENTION} layers without bias gain {extra:,} parameters"
+
+
+def entangled() -> tuple[bool, str]:
+    """Say whether the scalar and vector forms of A, B and C need no storage beyond that of LoRA, on a live layer."""
+    layer = random_layer()
+    stored = sum(p.numel() for p in layer.parameters() if p.requires_grad)
+    d2, d1, r = layer.out_features, layer.in_features, layer.rank
+    lora = 2 * r * (d2 + d1) + r * (d1 + 1) + 2 * d2
+    return stored == lora, f"{stored - lora} numbers beyond LoRA, D and E"
+
+
+def inherits_weights() -> tuple[bool, str]:
+    """Say whether a subnet uses the supernet's own tensors, so that nothing is trained after the search."""
+    layer = random_layer().use(FULL)
+    owned = {p.untyped_storage().data_ptr() for p in layer.parameters()}
+    shared = all(part.untyped_storage().data_ptr() in owned for part in layer.stored().values())
+    return shared, "a subnet is a view of the supernet" if shared else "a subnet has tensors of its own"
+
+
+@torch.no_grad()
+def convolution_too() -> tuple[bool, str]:
+    """Say whether GLoRA is for linear layers only: adapt a convolution as the linear layer of its patches, and fuse it."""
+    generator = torch.Generator().manual_seed(2)
+    conv = nn.Conv2d(2, 5, 3, padding=1).double()
+    linear = nn.Linear(18, 5).double()
+    linear.weight.copy_(conv.weight.flatten(1))
+    linear.bias.copy_(conv.bias)
+    layer = GLoRALinear(linear, 2).use(FULL)
+    for parameter in layer.parameters():
+        parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * parameter.requires_grad)
+    images = torch.randn(2, 2, 6, 6, generator=generator, dtype=torch.float64)
+    patches = F.unfold(images, 3, padding=1).mT
+    fused = layer.fuse()
+    error = (
+        (F.conv2d(images, fused.weight.view_as(conv.weight), fused.bias, padding=1).flatten(2).mT - layer(patches)).abs().max()
+    )
+    return bool(error > EXACT), f"a 3 x 3 convolution fuses with an error of {error:.0e}"
+
+
+def rank_of_change(method: str) -> int:
+    """Return the rank of the change that SSF or RepAdapter makes to the weight of a layer with 8 inputs and 10 outputs."""
+    generator = torch.Generator().manual_seed(3)
+    W0 = torch.randn(10, 8, generator=generator, dtype=torch.float64)
+    if method == "ssf":
+        change = torch.randn(10, 1, generator=generator, dtype=torch.float64) * W0
+    else:  # Eq. 9: W0 Wu Wd
+        change = W0 @ torch.randn(8, 2, generator=generator, dtype=torch.float64) @ torch.randn(2, 8, dtype=torch.float64)
+    return int(torch.linalg.matrix_rank(change))
+
+
+def no_weight_change() -> tuple[bool, str]:
+    """Say whether SSF and RepAdapter leave the weight alone once fused."""
+    ranks = {method: rank_of_change(method) for method in ("ssf", "repadapter")}
+    return not any(
+        ranks.values()
+    ), f"their fused changes of a weight (10 x 8) have rank {ranks['ssf']} and {ranks['repadapter']}"
+
+
+@torch.no_grad()
+def eq9_expands() -> tuple[bool, str]:
+    """Say whether both lines of Eq. 9 (RepAdapter) are the same function."""
+    g = torch.Generator().manual_seed(4)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=g, dtype=torch.float64)
+
+    x, W0, Wu, Wd, bd, bu, b0 = draw(8, 3), draw(5, 8), draw(8, 2), draw(2, 8), draw(2, 1), draw(8, 1), draw(5, 1)
+    short = W0 @ (x + Wu @ (Wd @ x + bd) + bu) + b0
+    error = (short - ((W0 + W0 @ Wu @ Wd) @ x + W0 @ Wu @ bd + W0 @ bu + b0)).abs().max()
+    return bool(error < EXACT), f"largest difference {error:.0e}"
+
+
+def freedom(choice: Choice, d2: int = 6, d1: int = 5, rank: int = 2) -> int:
+    """Return in how many directions a subnet can move the fused weight and bias: the rank of their Jacobian."""
+    layer = random_layer(d2, d1, rank).use(choice)
+    layer.fast = False
+    probes = torch.cat([torch.eye(d1), torch.zeros(1, d1)]).double()  # the outputs at these inputs determine W and b
+    support = {name: p for name, p in layer.named_parameters() if p.requires_grad}
+    slopes = torch.func.jacrev(lambda p: torch.func.functional_call(layer, p, probes))(support)
+    return int(torch.linalg.matrix_rank(torch.cat([s.flatten(2) for s in slopes.values()], 2).flatten(0, 1)))
+
+
+def bounded_by_dense(d2: int = 6, d1: int = 5) -> tuple[bool, str]:
+    """Say whether the largest subnet has at least the freedom of every other; name the ceiling that fusion sets."""
+    largest = freedom(Choice("lora2", "lora2", "vector", "vector", "vector"), d2, d1)
+    smaller = [
+        freedom(Choice(B="lora2", E="vector"), d2, d1),
+        freedom(Choice(A="vector", E="vector"), d2, d1),
+        freedom(Choice()),
+    ]
+    return largest >= max(smaller), f"{largest} directions against {smaller}; a dense layer has {d2 * d1 + d2}"
+
+
+@cache
+def strictly_greater(d2: int = 6, d1: int = 5) -> tuple[bool, str]:
+    """Say whether using more support tensors always gives more freedom: C and D beside E = vector, and A beside a full B."""
+    plain, more = (
+        freedom(Choice(B="lora2", E="vector"), d2, d1),
+        freedom(Choice(B="lora2", C="vector", D="vector", E="vector"), d2, d1),
+    )
+    full = freedom(Choice(B="lora5", E="vector"), d2, d1, 5)
+    both = freedom(Choice("lora5", "lora5", "vector", "vector", "vector"), d2, d1, 5)
+    return (
+        more > plain and both > full,
+        f"with C and D {more} = {plain} without; with all of A, C, D {both} = {full} (dense: {d2 * d1 + d2})",
+    )
+
+
+CHECKS = {
+    "equation/10-code": statement(code_reading),
+    "equation/12": statement(fuses_exactly),
+    "equation/9": statement(eq9_expands),
+    "equation/none": statement(none_is_original),
+    "equation/entanglement": statement(entangled),
+    "limits/ssf-repadapter": statement(no_weight_change),
+    "fusion/bias": count(lambda: extra_parameters(True), "{} extra parameters (4 -> 5)"),
+    "fusion/no-bias": count(lambda: extra_parameters(False), "{} extra parameters (4 -> 5)"),
+    "fusion/swin": statement(swin_gains_biases),
+    "fusion/llama": statement(llama_gains_biases),
+    "fusion/no-retraining-v1": statement(inherits_weights),
+    "theorem/monotone": statement(bounded_by_dense),
+    "theorem/greater": statement(strictly_greater),
+    "objection/linear-only": statement(convolution_too),
+    "objection/all-linear": statement(fuses_exactly),
+}

@@ -1,0 +1,182 @@
+"""Checks on our own runs: directions at cpu scale, numbers at paper scale. Without records, or with too few seeds: not run."""
+
+import pandas as pd
+
+from glora_lib.audit.judge import Check, number
+from glora_lib.paths import ROOT
+from glora_lib.profile import PROFILES
+from glora_lib.record import results
+from glora_lib.table import paired
+
+SEEDS = 3  # fewer support no statement about a method
+TASKS = 19  # of VTAB-1K
+
+
+def direction(difference: float, seeds: int, found: str, profile: str) -> tuple[str, str]:
+    """Return what was found, and the verdict by the sign of a difference, once there are enough seeds."""
+    if not PROFILES[profile].compared:
+        return f"the {profile} profile is compared with nothing", "not run"
+    if seeds < SEEDS:
+        return f"{found}; {seeds} of {SEEDS} seeds", "not run"
+    return found, "direction" if difference > 0 else "contradicted"
+
+
+def compared(pairs: pd.DataFrame, profile: str) -> tuple[str, str]:
+    """Return the verdict on a table of `paired`: the mean difference over its tasks."""
+    if pairs.empty:
+        return f"no records to compare ({profile})", "not run"
+    mean, seeds = pairs["difference"].mean(), int(pairs["n"].min())
+    return direction(mean, seeds, f"{mean:+.1f} points ({profile}, {len(pairs)} tasks, {pairs['n'].sum()} pairs)", profile)
+
+
+def beats(against: str) -> Check:
+    """Return the check that GLoRA is ahead of a method on the mean of the profile's tasks."""
+    return lambda claim, profile: compared(paired(results("vtab1k", profile), "glora", against), profile)
+
+
+def beats_all(claim: pd.Series, profile: str) -> tuple[str, str]:
+    """Hold "all previous methods" against every other method that has enough seeds on a common task."""
+    records = results("vtab1k", profile)
+    gaps = {}
+    for method in sorted(set(records["method"]) - {"glora"}):
+        pairs = paired(records, "glora", method)
+        if not pairs.empty and pairs["n"].min() >= SEEDS:
+            gaps[method] = pairs["difference"].mean()
+    if not gaps:
+        return f"no other method with {SEEDS} seeds ({profile})", "not run"
+    least = min(gaps, key=gaps.get)
+    return direction(
+        gaps[least], SEEDS, f"{gaps[least]:+.1f} points over {least}, the nearest of {len(gaps)} ({profile})", profile
+    )
+
+
+def evolution(claim: pd.Series, profile: str) -> tuple[str, str]:
+    """Hold the search against random search with as many evaluations on the same supernet, on test images."""
+    both = [results("vtab1k", profile), results("search", profile)]
+    records = pd.concat([table[table["method"].isin(["glora", "glora_random"])] for table in both if len(table)] or both)
+    return compared(paired(records, "glora", "glora_random"), profile)
+
+
+def subnets_comparable(claim: pd.Series, profile: str) -> tuple[str, str]:
+    """Hold "comparable performance" against the found subnet minus random subnets of its supernet, on test images."""
+    records = results("vtab1k", profile)
+    records = records[records["method"] == "glora"]
+    if records.empty:
+        return f"no records ({profile})", "not run"
+    gap = 100 * (records["test"] - records["random_test"].map(lambda values: sum(values) / len(values)))
+    seeds = int(records.groupby("task")["seed"].nunique().min())
+    tolerance = float(claim["tolerance"])
+    found = f"found minus random subnets: {gap.mean():+.1f} points, at most {gap.max():+.1f} ({profile}, {len(gap)} runs)"
+    return direction(tolerance - gap.mean(), seeds, found, profile)
+
+
+def _configurations(profile: str) -> pd.DataFrame:
+    records = results("vtab1k", profile)
+    return records[records["method"] == "glora"]
+
+
+def structured_needs_more(claim: pd.Series, profile: str) -> tuple[str, str]:
+    """Hold the stored parameters of structured tasks against those of the other groups."""
+    records = _configurations(profile)
+    if records.empty:
+        return f"no records ({profile})", "not run"
+    group = records["record"].map(lambda record: record.settings["group"])
+    means = records.groupby(group)["stored"].mean()
+    if "structured" not in means or len(means) < 2:
+        return f"no two groups ({profile})", "not run"
+    gap = means["structured"] - means.drop("structured").max()
+    found = ", ".join(f"{name} {size:,.0f}" for name, size in means.items())
+    return direction(gap, int(records.groupby("task")["seed"].nunique().min()), f"stored: {found} ({profile})", profile)
+
+
+def bias_tensors_unused(claim: pd.Series, profile: str) -> tuple[str, str]:
+    """Hold how often D and E are none in the found configurations against A and B; by chance 1/3 against 1/4 (one rank)."""
+    records = _configurations(profile)
+    if records.empty:
+        return f"no records ({profile})", "not run"
+    layers = [choice for record in records["record"] for choice in record.config.values()]
+
+    def share(*tensors: str) -> float:
+        return sum(choice[tensor] == "none" for choice in layers for tensor in tensors) / (len(layers) * len(tensors))
+
+    bias, weight = share("D", "E"), share("A", "B")
+    found = f"none: {100 * bias:.0f} % of D and E, {100 * weight:.0f} % of A and B ({profile}, {len(records)} searches)"
+    return direction(bias - weight, int(records.groupby("task")["seed"].nunique().min()), found, profile)
+
+
+def fused_speed(claim: pd.Series, profile: str) -> tuple[str, str]:
+    """Hold the throughput of a fused GLoRA model against its backbone's, and copies of the backbone as the measure of noise."""
+    records = results("inference", profile)
+    if records.empty or not PROFILES[profile].compared:
+        return f"no record of throughput ({profile})", "not run"
+    ratios = records.iloc[-1]["ratio"]
+    fused = {key.split("/")[1]: ratio for key, ratio in ratios.items() if key.startswith("glora fused/")}
+    copies = [ratio for key, ratio in ratios.items() if key.split("/")[0] in ("linear", "full", "bitfit")]
+    noise = max(abs(ratio - 1) for ratio in copies)
+    worst = max(abs(ratio - 1) for ratio in fused.values())
+    found = f"within {100 * worst:.1f} % of the backbone; copies of it within {100 * noise:.1f} % ({profile})"
+    return found, "direction" if worst <= max(noise, 0.02) else "contradicted"
+
+
+def equal_budget(claim: pd.Series, profile: str) -> tuple[str, str]:
+    """Hold GLoRA against LoRA trained for at least as many epochs as the supernet, in whatever experiment that was run."""
+    folder = ROOT / PROFILES[profile].results
+    every = [results(path.name, profile) for path in sorted(folder.glob("*")) if path.is_dir()]
+    every = pd.concat([table for table in every if len(table)] or [results("vtab1k", profile)])
+    epochs = every["record"].map(lambda record: record.settings.get("epochs", 0))
+    glora = every[every["method"] == "glora"]
+    needed = glora["record"].map(lambda record: record.settings["epochs"]).max() if len(glora) else 0
+    long = every[every["method"].str.startswith("lora") & (epochs >= needed)].assign(method="lora") if len(glora) else glora
+    return compared(paired(pd.concat([glora, long]), "glora", "lora"), profile)
+
+
+def paper_average(claim: pd.Series, profile: str) -> tuple[str, str]:
+    """Hold the reported average over VTAB-1K against the paper profile's, the mean of the groups' means over all tasks."""
+    records = results("vtab1k", "paper")
+    glora = records[records["method"] == "glora"]
+    if glora["task"].nunique() < TASKS:
+        return f"{glora['task'].nunique()} of {TASKS} tasks", "not run"
+    groups = glora["record"].map(lambda record: record.settings["group"])
+    ours = 100 * glora.groupby([groups.rename("group"), "task"])["test"].mean().groupby("group").mean().mean()
+    return f"{ours:.1f}", number(float(claim["reported"]), ours, float(claim["tolerance"]))
+
+
+def paper_mean(experiment: str, method: str = "glora") -> Check:
+    """Return the check of a reported number against the mean test metric of a method's paper-scale records of an experiment."""
+
+    def check(claim: pd.Series, profile: str) -> tuple[str, str]:
+        records = results(experiment, "paper")
+        records = records[records["method"] == method]
+        if records.empty:
+            return f"no record of {experiment} at paper scale", "not run"
+        ours = 100 * records["test"].mean()
+        return f"{ours:.1f} ({len(records)} records)", number(float(claim["reported"]), ours, float(claim["tolerance"]))
+
+    return check
+
+
+def ahead_in(experiment: str, against: str = "lora") -> Check:
+    """Return the check that GLoRA is ahead of another method in an experiment of this profile."""
+    return lambda claim, profile: compared(paired(results(experiment, profile), "glora", against), profile)
+
+
+CHECKS = {
+    "measured/glora-beats-linear": beats("linear"),
+    "measured/glora-beats-lora": beats("lora"),
+    "measured/glora-beats-repadapter": beats("repadapter"),
+    "measured/all-previous": beats_all,
+    "measured/equal-budget": equal_budget,
+    "search/effective": evolution,
+    "search/comparable": subnets_comparable,
+    "figure3/structured": structured_needs_more,
+    "figure4/none": bias_tensors_unused,
+    "table4/throughput": fused_speed,
+    "few-shot/measured": ahead_in("few_shot"),
+    "table3/measured": ahead_in("domain_generalization"),
+    "paper-scale/average": paper_average,
+    "paper-scale/swin": paper_mean("swin"),
+    "paper-scale/imagenet": paper_mean("domain_generalization"),
+    "paper-scale/llama-2": paper_mean("language_models"),
+    "paper-scale/bleu": paper_mean("e2e_nlg", "superlora"),
+    "paper-scale/cifar100": paper_mean("superlora_cifar100", "lorta"),
+}
