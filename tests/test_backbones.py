@@ -48,6 +48,33 @@ def test_the_packaged_backbone_is_the_same_every_time_but_for_its_head_and_has_4
     assert len(adapt(first).layer_names) == 48
 
 
+def test_converted_weights_are_kept_checked_and_made_again_when_they_changed(tmp_path, monkeypatch):
+    monkeypatch.setattr(backbones, "CACHE", tmp_path)
+    expected = {key: torch.from_numpy(value) for key, value in backbones._read_onnx(backbones._packaged_file()).items()}
+
+    def converted() -> list[str]:
+        state = backbones._converted()
+        assert state.keys() == expected.keys()
+        assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
+        return [file.name for file in tmp_path.iterdir()]
+
+    (name,) = converted()
+    with monkeypatch.context() as patch:
+        patch.setattr(backbones, "_read_onnx", lambda path: pytest.fail("converted again"))
+        assert converted() == [name]
+    damaged = bytearray((tmp_path / name).read_bytes())
+    damaged[-5] ^= 1
+    (tmp_path / name).write_bytes(damaged)
+    assert converted() == [name]
+    assert (tmp_path / name).read_bytes() != damaged
+
+
+def test_weights_are_converted_where_none_can_be_kept(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setattr(backbones, "CACHE", tmp_path / "file")
+    assert len(backbones._converted()) > 100
+
+
 def test_loading_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
     load_backbone("test_vit", classes=3, image_size=32, weights="random")

@@ -94,6 +94,17 @@ def test_an_input_in_another_memory_layout(A):
     torch.testing.assert_close(fast["Bu"], plain["Bu"])
 
 
+@pytest.mark.parametrize("A", ["none", "scalar", "vector", "lora8"])
+def test_the_lowest_layer_whose_input_needs_no_gradient(A):
+    layer, x, got = random_layer(4, 3).use(Choice(A, "lora8", "vector")), torch.randn(5, 3, dtype=torch.float64), []
+    for layer.fast in (True, False):
+        layer.zero_grad()
+        layer(x).square().sum().backward()
+        got.append([getattr(layer, name).grad for name in SUPPORT])
+    for fast, plain in zip(*got, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-10, atol=1e-10)
+
+
 def test_a_layer_below_learns_through_the_fast_one():
     """Several layers deep, the gradient that is handed down is the plain one's, too."""
     below, above = random_layer(4, 3, seed=1), random_layer(2, 4, seed=2)
@@ -111,10 +122,28 @@ def test_a_layer_below_learns_through_the_fast_one():
             torch.testing.assert_close(fast, plain, rtol=1e-10, atol=1e-10)
 
 
-def test_autocast_takes_the_plain_formula_and_gives_bfloat16():
-    layer = random_layer(4, 3, dtype=torch.float32).use(Choice("vector", "lora8"))
-    with torch.autocast("cpu", torch.bfloat16):
-        y = layer(torch.randn(5, 3))
-    assert y.dtype == torch.bfloat16
-    y.float().sum().backward()
-    assert layer.Bd.grad.dtype == torch.float32
+@pytest.mark.parametrize("A", ["none", "scalar", "vector", "lora4"])
+@pytest.mark.parametrize("B", ["none", "vector", "lora8"])
+def test_autocast_gives_what_the_plain_formula_gives_to_bfloat16_s_rounding(A, B):
+    layer = random_layer(24, 16, dtype=torch.float32).use(Choice(A, B, "lora8", "vector", "vector"))
+    x, autocast = torch.randn(40, 16), torch.autocast("cpu", torch.bfloat16)
+    exact = gradients(layer, x, fast=False)
+    with autocast:
+        plain, fast = gradients(layer, x, fast=False), gradients(layer, x, fast=True)
+    assert fast["y"].dtype == torch.bfloat16
+    for name, expected in exact.items():
+        assert (fast[name] is None) == (expected is None), name
+        if expected is not None:
+            error, allowed = ((values[name].float() - expected).norm() / expected.norm() for values in (fast, plain))
+            assert error <= max(2 * allowed, 2**-7), name  # 2**-8 is half a step between neighbours of 1
+            assert name == "y" or fast[name].dtype == torch.float32
+
+
+def test_a_frozen_weight_is_cast_once_and_again_when_it_changed():
+    layer = random_layer(4, 3, dtype=torch.float32)
+    first = layer._frozen(torch.bfloat16)
+    assert layer._frozen(torch.bfloat16) is first
+    assert layer._frozen(torch.float32) is layer.W0
+    with torch.no_grad():
+        layer.W0.add_(1)
+    torch.testing.assert_close(layer._frozen(torch.bfloat16), layer.W0.to(torch.bfloat16))

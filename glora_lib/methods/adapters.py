@@ -6,7 +6,6 @@ stand outside it, on what is added to the residual stream; drop path drops them 
 
 import torch.nn.functional as F
 from jaxtyping import Float
-from timm.layers import quick_gelu
 from torch import Tensor, nn
 
 from glora_lib.methods.vit import NotFusable, freeze, layers
@@ -64,6 +63,8 @@ class SerialAdapter(nn.Module):
     """Stands for a branch's LayerScale or identity, the last thing before the residual sum, and follows it."""
 
     def __init__(self, branch: nn.Module, model: nn.Module, width: int, dropout: float = 0.1):
+        from timm.layers import quick_gelu  # here, since timm is slow to import
+
         super().__init__()
         self.branch = branch
         self.adapter = Bottleneck(model, width, quick_gelu, True, dropout)
