@@ -45,6 +45,7 @@ class Profile:
     drop_path: float = 0.1
     tasks: tuple[str, ...] = VTAB_1K
     seeds: tuple[int, ...] = (0, 1, 2)
+    once: tuple[str, ...] = ()  # methods that run with the first seed alone
     # the supernet (App. A and the authors' supernet.py)
     ranks: tuple[int, ...] = (8, 4)  # "8 and 4 in the largest model" (Sec. 3.1)
     scale_broadcast: bool = False  # divide B's vector and scalar by the input width; the paper does not
@@ -94,6 +95,10 @@ class Profile:
         names = ("population", "parents", "mutations", "crossovers", "probability", "generations", "limit")
         return {name: getattr(self, name) for name in names}
 
+    def seeds_of(self, method: str) -> tuple[int, ...]:
+        """Return the seeds that a method runs with in this profile."""
+        return self.seeds[:1] if method in self.once else self.seeds
+
     def for_method(self, method: str) -> "Profile":
         """Return this profile with the recipe of `method`; a method without one of its own trains like the supernet."""
         return replace(self, **self.methods.get(method, {}), methods={})
@@ -103,7 +108,7 @@ class Profile:
 
         Options are there where the method has any.
         """
-        around = ("name", "tasks", "seeds", "methods", "results", "figures", "allow_dirty", "compared")
+        around = ("name", "tasks", "seeds", "once", "methods", "results", "figures", "allow_dirty", "compared")
         around += () if self.options else ("options",)
         settings = {name: value for name, value in asdict(self).items() if name not in around}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
@@ -119,7 +124,7 @@ CPU = replace(
     image_size=42,
     drop_path=0.0,
     tasks=("mnist_5k", "landcover_10", "clevr_count"),
-    seeds=(0,),
+    once=(*(name for name in BASELINES if name != "lora"), "noah"),
     ranks=(4, 2),
     scale_broadcast=True,
     epochs=14,
