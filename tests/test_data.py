@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 from glora_lib import data, paths
-from glora_lib.data import DataError, Images, load_folder, load_task
+from glora_lib.data import DataError, Images, load_folder, load_task, tasks
 from glora_lib.data.folder import CLASSES, Files
 from glora_lib.profile import CPU, PAPER, VTAB_1K
 
@@ -58,7 +58,7 @@ def test_the_profile_says_which_clevr_count_is_meant(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"there is no folder .*vtab-1k.clevr_count.*GLORA_DATA_DIR"):
         load_task("clevr_count", PAPER)
     rendered = load_task("gratings", SMALL)  # stands in for the rendering, which takes a minute
-    monkeypatch.setattr(data, "cached_built_in", lambda name, size: rendered)
+    monkeypatch.setattr(tasks, "cached_built_in", lambda name, size: rendered)
     assert load_task("clevr_count", CPU) is rendered
     with pytest.raises(DataError, match=r"there is no folder .*vtab-1k.clevr_count"):
         load_task("clevr_count", replace(CPU, vtab_folders=True))

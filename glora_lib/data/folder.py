@@ -8,6 +8,7 @@ has one class name a line. `train800val200.txt` repeats the first two lists and 
 """
 
 import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,18 +35,21 @@ MEMORY = 4 * 2**30  # bytes; a larger split is decoded at every reading: dSprite
 MEND = "unpack the task's folder again, or see data/README.md for where it comes from"
 
 
+Row = tuple[Path, int, str]  # an image, its label, and the list and line that name it
+
+
 class Files:
     """The pixels of image files, decoded whenever they are indexed: stands in for the tensor in `Images.raw`."""
 
     dtype = torch.uint8
 
-    def __init__(self, paths: list[Path], size: int):
-        self.paths, self.shape = paths, (len(paths), 3, size, size)
+    def __init__(self, paths: list[Path], size: int, change: Callable = lambda image: image):
+        self.paths, self.shape, self.change = paths, (len(paths), 3, size, size), change
 
     def __getitem__(self, index) -> UInt8[Tensor, "*batch 3 size size"]:
         """Return uint8 (3, size, size) for an int, (B, 3, size, size) for a slice or B indices."""
         chosen = np.arange(len(self.paths))[index]
-        pixels = resize((decode(self.paths[i]) for i in np.atleast_1d(chosen)), self.shape[-1])
+        pixels = resize((self.change(decode(self.paths[i])) for i in np.atleast_1d(chosen)), self.shape[-1])
         return pixels if np.ndim(chosen) else pixels[0]
 
 
@@ -70,11 +74,14 @@ def lines(file: Path) -> list[str]:
         raise DataError(f"{file}: cannot be read as UTF-8 text ({error}); {MEND}") from error
 
 
-def read_list(root: Path, name: str, classes: int | None, seen: dict[Path, str]) -> list[tuple[Path, int, str]]:
+def read_list(
+    root: Path, name: str, classes: int | None, seen: dict[Path, str], folders: Sequence[str] = (".",)
+) -> list[Row]:
     """Return (image path, label, "list, line n") for each line of a list that is not blank.
 
     `classes` bounds the labels, where it is known. `seen` collects each image's place over the lists of a task, to find
-    one that is listed twice: a training image in the test list would make the accuracy meaningless.
+    one that is listed twice: a training image in the test list would make the accuracy meaningless. The lines' paths are
+    relative to the first of the `folders` in `root` that has the image. A path may have blanks: the last one ends it.
     """
     root, rows = root.resolve(), []
     for number, line in enumerate(lines(root / name), start=1):
@@ -87,7 +94,8 @@ def read_list(root: Path, name: str, classes: int | None, seen: dict[Path, str])
             raise DataError(f"{where}: expected {example}, found {line!r}; {MEND}")
         if classes is not None and int(label) >= classes:
             raise DataError(f"{where}: label {label} is out of range; {root.name} has labels 0 to {classes - 1}; {MEND}")
-        path = (root / relative.strip()).resolve()
+        places = (root / folder / relative.strip() for folder in folders)
+        path = next((place for place in places if place.is_file()), root / relative.strip()).resolve()
         if Path(relative).is_absolute() or not path.is_relative_to(root):
             raise DataError(f"{where}: the path {relative!r} leaves the task's folder; write it relative to {root}")
         if not path.is_file():
@@ -128,15 +136,33 @@ def load_folder(root: str | Path, size: int, memory: int = MEMORY) -> Task:
     lists = {split: read_list(root, file, len(names) if names else None, seen) for split, file in LISTS.items()}
     if names is None:
         names = tuple(map(str, range(1 + max(label for rows in lists.values() for _, label, _ in rows))))
-    digest, parts = hashlib.sha256(), {}
+    group = "specialized" if root.name in SPECIALIZED else "structured" if root.name in STRUCTURED else "natural"
+    return from_rows(root.name, group, "cifar" if root.name == "cifar10" else "", names, lists, size, memory)
+
+
+def from_rows(
+    name: str, group: str, stands_for: str, names: tuple[str, ...], lists: Mapping[str, Sequence[Row]], size: int,
+    memory: int = MEMORY, change_test: Callable = lambda image: image,
+) -> Task:  # fmt: skip
+    """Return the task of the rows of each split; `change_test` is applied to each test image before it is resized."""
+    parts = {split: images_of(rows, size, memory) for split, rows in lists.items() if split != "test"}
+    parts["test"] = images_of(lists["test"], size, memory, change_test)
+    return Task(name, group, stands_for, names, sha256=digest_of(lists), **parts)
+
+
+def images_of(rows: Sequence[Row], size: int, memory: int = MEMORY, change: Callable = lambda image: image) -> Images:
+    """Return the images of the rows, each changed and then resized; on disk (`Files`) where they need more than `memory`."""
+    if len(rows) * 3 * size**2 > memory:
+        raw = Files([path for path, _, _ in rows], size, change)
+    else:
+        raw = resize((change(decode(path, where)) for path, _, where in rows), size)
+    return Images(raw, [label for _, label, _ in rows])
+
+
+def digest_of(lists: Mapping[str, Sequence[Row]]) -> str:
+    """Return the SHA-256 of the splits' image files and labels."""
+    digest = hashlib.sha256()
     for split, rows in lists.items():
         for path, label, _ in rows:
             digest.update(f"{split} {label} ".encode() + hashlib.sha256(path.read_bytes()).digest())
-        if len(rows) * 3 * size**2 > memory:
-            raw = Files([path for path, _, _ in rows], size)
-        else:
-            raw = resize((decode(path, where) for path, _, where in rows), size)
-        parts[split] = Images(raw, [label for _, label, _ in rows])
-    group = "specialized" if root.name in SPECIALIZED else "structured" if root.name in STRUCTURED else "natural"
-    stands_for = "cifar" if root.name == "cifar10" else ""
-    return Task(root.name, group, stands_for, names, sha256=digest.hexdigest(), **parts)
+    return digest.hexdigest()
