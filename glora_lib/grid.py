@@ -9,11 +9,12 @@ import torch
 from joblib import Parallel, delayed, parallel_config
 
 from glora_lib import backbones
-from glora_lib.data import load_task
+from glora_lib.data import load_shift, load_task
 from glora_lib.provenance import peak_memory, provenance
 from glora_lib.record import Record
 from glora_lib.run import Run
 from glora_lib.stages import STAGES
+from glora_lib.train import accuracy
 
 COMPUTE = ("none", "missing", "all")
 
@@ -62,7 +63,7 @@ def execute(run: Run) -> Record:
         drop_path=recipe.drop_path, seed=run.seed,
     )  # fmt: skip
     torch.manual_seed(run.seed)  # for what adapting draws: a run does not depend on those before it in this process
-    outcome = STAGES[run.method](run, recipe, model, task)
+    outcome, plain = STAGES[run.method](run, recipe, model, task)
     settings = recipe.settings() | {
         "weights_sha256": backbones.weights_sha256(recipe.backbone, recipe.weights),
         "backbone_label": backbones.label(recipe.backbone, recipe.weights),
@@ -71,6 +72,10 @@ def execute(run: Run) -> Record:
         "group": task.group,
     }
     metrics = {"n_train": len(task.train), "n_val": len(task.val), "n_test": len(task.test)} | outcome.pop("metrics")
+    if run.targets:
+        tests = {target: load_shift(run.task, target, run.profile).test for target in run.targets}
+        metrics["targets"] = {target: accuracy(plain, test, dtype=recipe.dtype) for target, test in tests.items()}
+        metrics["n_targets"] = {target: len(test) for target, test in tests.items()}
     cost = outcome.pop("cost") | {"peak_memory_mb": peak_memory()}
     return Record(
         run.experiment, run.task, run.label or run.method, run.profile.name, run.seed, settings, metrics,

@@ -15,7 +15,8 @@ from glora_lib.record import Record, RecordError, folder
 class Run:
     """One run of the grid. `label` names it in tables where settings differ from the method's own, else it is the method.
 
-    Methods: every name in `METHODS`, with the options that the profile gives it, and those of `stages.STAGES`.
+    Methods: every name in `METHODS`, with the options that the profile gives it, and those of `stages.STAGES`. `targets` are
+    shifted test sets of the task, see `data.shifts`, that the result is measured on besides its own.
     """
 
     experiment: str
@@ -24,6 +25,7 @@ class Run:
     profile: Profile
     seed: int = 0
     label: str = ""
+    targets: tuple[str, ...] = ()
 
     @property
     def recipe(self) -> Profile:
@@ -40,10 +42,13 @@ class Run:
         return folder(self.experiment, self.profile.name) / f"{self.id}.json"
 
     def exists(self) -> bool:
-        """Whether a whole record with these settings exists. One that cannot be read counts as missing."""
+        """Whether a whole record with these settings and targets exists. One that cannot be read counts as missing."""
         try:
-            settings = Record.load(self.path).settings
+            record = Record.load(self.path)
         except RecordError:
+            return False
+        settings = record.settings
+        if not set(self.targets) <= set(record.metrics.get("targets", {})):
             return False
         return {name: settings.get(name) for name in self.recipe.settings()} == self.recipe.settings()
 

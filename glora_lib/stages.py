@@ -1,13 +1,15 @@
 """What a run does: train, search, fuse, measure. One function a kind of method; `grid` decides what runs and what is kept.
 
-Each takes the run, its recipe, a fresh backbone and the task, and returns parts of the record: metrics, config, selected_on,
-cost, history.
+Each takes the run, its recipe, a fresh backbone and the task, and returns parts of the record (metrics, config, selected_on,
+cost, history) and the model that was measured, fused where it can be; for a supernet that is the supernet.
 """
 
 import copy
 import random
 import time
 from collections.abc import Callable
+
+from torch import nn
 
 from glora_lib.methods import METHODS, NotFusable, trainable_parameters
 from glora_lib.methods.noah import search as noah_search
@@ -20,27 +22,29 @@ from glora_lib.search import Found, evolve, random_search
 from glora_lib.space import Choice, Space, to_json
 from glora_lib.train import accuracy, train
 
+Outcome = tuple[dict, nn.Module]
 RANDOM_SUBNETS = 3  # random subnets that are measured on test beside the one that was found
 
 
-def probe(run: Run, recipe: Profile, model, task) -> dict:
+def probe(run: Run, recipe: Profile, model, task) -> Outcome:
     """Train the head on features that are computed once."""
     METHODS["linear"](model)
     history = train(model.get_classifier(), features(model, task.train), recipe, seed=run.seed)
-    return {
+    parts = {
         "metrics": _measure(model, task, recipe),
         "config": None,
         "selected_on": "nothing",
         "cost": {"seconds_train": _seconds(history)} | _sizes(model, 0),
     }
+    return parts, model
 
 
-def fixed(run: Run, recipe: Profile, model, task) -> dict:
+def fixed(run: Run, recipe: Profile, model, task) -> Outcome:
     """Train one method with nothing to choose; what is measured is the fused model, where the method can be fused."""
     return _train_alone(METHODS[run.method](model, **recipe.options), run, recipe, task)
 
 
-def glora_fixed(run: Run, recipe: Profile, model, task) -> dict:
+def glora_fixed(run: Run, recipe: Profile, model, task) -> Outcome:
     """Train GLoRA in one configuration without supernet or search: every tensor as LoRA, D and E as vectors."""
     net = METHODS["glora"](model, rank=recipe.rank, scale_broadcast=recipe.scale_broadcast)
     lora = f"lora{recipe.rank}"
@@ -48,7 +52,7 @@ def glora_fixed(run: Run, recipe: Profile, model, task) -> dict:
     return _train_alone(net, run, recipe, task)
 
 
-def supernet(run: Run, recipe: Profile, model, task) -> dict:
+def supernet(run: Run, recipe: Profile, model, task) -> Outcome:
     """Train the supernet and watch three random subnets on val while it learns."""
     net, space, score, watched = _prepare(run, recipe, model, task)
 
@@ -58,27 +62,28 @@ def supernet(run: Run, recipe: Profile, model, task) -> dict:
 
     checkpoint = run.state("watched.pt")  # not the one that searches share: its history has no curves
     history = train(net, task.train, recipe, sample=space.sample, seed=run.seed, checkpoint=checkpoint, watch=watch)
-    return {
+    parts = {
         "metrics": {"random_val": [score(config) for config in watched], "n_random": RANDOM_SUBNETS},
         "config": None,
         "selected_on": "nothing",
         "cost": {"seconds_train": _seconds(history)} | _sizes(net, 0),
         "history": {"train": history},
     }
+    return parts, net
 
 
-def glora(run: Run, recipe: Profile, model, task) -> dict:
+def glora(run: Run, recipe: Profile, model, task) -> Outcome:
     """Train the supernet, search it on val by evolution, fuse what was found."""
     return _searched(run, recipe, model, task, evolve, stop_early=True, **recipe.evolution)
 
 
-def glora_random(run: Run, recipe: Profile, model, task) -> dict:
+def glora_random(run: Run, recipe: Profile, model, task) -> Outcome:
     """Search the same supernet at random, with as many evaluations as the evolution."""
     budget = recipe.population * (1 + recipe.generations)
     return _searched(run, recipe, model, task, random_search, budget=budget, limit=recipe.limit)
 
 
-def noah(run: Run, recipe: Profile, model, task) -> dict:
+def noah(run: Run, recipe: Profile, model, task) -> Outcome:
     """Train NOAH's supernet, search it on val, and train what was found once more, alone and with the baselines' recipe.
 
     The authors retrain on training and validation images together; here the validation images stay out.
@@ -96,16 +101,17 @@ def noah(run: Run, recipe: Profile, model, task) -> dict:
     history["retrain"] = train(alone, task.train, again, seed=run.seed, checkpoint=run.state("retrain.pt"))
     cost["seconds_train"] = _seconds(history["train"]) + _seconds(history["retrain"])
     sizes = _sizes(net, trainable_parameters(alone))  # trained: the supernet
-    return {
+    parts = {
         "metrics": _measure(alone, task, recipe) | {"evaluations": len(ranking)},
         "config": {part: list(widths) for part, widths in best.items()},
         "selected_on": "val",
         "cost": cost | sizes | {"merged": sizes["stored"]},
         "history": history,
     }
+    return parts, alone
 
 
-STAGES: dict[str, Callable[..., dict]] = dict.fromkeys(METHODS, fixed) | {
+STAGES: dict[str, Callable[..., Outcome]] = dict.fromkeys(METHODS, fixed) | {
     "linear": probe,
     "noah": noah,
     "glora": glora,
@@ -115,7 +121,7 @@ STAGES: dict[str, Callable[..., dict]] = dict.fromkeys(METHODS, fixed) | {
 }
 
 
-def _train_alone(net, run: Run, recipe: Profile, task) -> dict:
+def _train_alone(net, run: Run, recipe: Profile, task) -> Outcome:
     history = train(net, task.train, recipe, seed=run.seed, checkpoint=run.state("train.pt"))
     size = _sizes(net, trainable_parameters(net))
     config = None
@@ -126,13 +132,14 @@ def _train_alone(net, run: Run, recipe: Profile, task) -> dict:
         plain = fuse(net)
     except NotFusable:
         plain, size["merged"] = net, size["stored"]
-    return {
+    parts = {
         "metrics": _measure(plain, task, recipe),
         "config": config,
         "selected_on": "nothing",
         "cost": {"seconds_train": _seconds(history)} | size,
         "history": {"train": history},
     }
+    return parts, plain
 
 
 def _prepare(run: Run, recipe: Profile, model, task) -> tuple:
@@ -143,7 +150,7 @@ def _prepare(run: Run, recipe: Profile, model, task) -> tuple:
     return net, space, Score(net, task.val, recipe.dtype), [space.sample(rng) for _ in range(RANDOM_SUBNETS)]
 
 
-def _searched(run: Run, recipe: Profile, model, task, search: Callable[..., Found], **settings) -> dict:
+def _searched(run: Run, recipe: Profile, model, task, search: Callable[..., Found], **settings) -> Outcome:
     net, space, score, watched = _prepare(run, recipe, model, task)
     # searches of one supernet share its checkpoint, which a finished training leaves behind
     checkpoint = run.supernet.state("train.pt")
@@ -160,15 +167,17 @@ def _searched(run: Run, recipe: Profile, model, task, search: Callable[..., Foun
         {"val": [e.score for e in g], "exact": [e.exact for e in g], "parameters": [e.parameters for e in g]}
         for g in generations
     ]
-    metrics |= _measure(fuse(net.use(found.best)), task, recipe) | {"evaluations": len(found.ranking), "ties": found.ties}
+    plain = fuse(net.use(found.best))
+    metrics |= _measure(plain, task, recipe) | {"evaluations": len(found.ranking), "ties": found.ties}
     metrics["random_test"] = [accuracy(net.use(config), task.test, dtype=recipe.dtype) for config in watched]
-    return {
+    parts = {
         "metrics": metrics,
         "config": to_json(found.best),
         "selected_on": "val",
         "cost": cost | _sizes(net, space.parameters(found.best, net.shapes)),
         "history": history,
     }
+    return parts, plain
 
 
 def _measure(plain, task, recipe: Profile) -> dict:

@@ -193,3 +193,17 @@ def test_a_labelled_run_is_recorded_under_its_label(filled):
     found = run("linear", label="linear-slow")
     assert fill([found]) == []
     assert Record.load(found.path).method == "linear-slow"
+
+
+def test_the_targets_of_a_shift_are_measured_with_the_same_model(root, monkeypatch):
+    task = grid.load_task("gratings", PROFILE)
+    shifted = {"val again": replace(task, test=task.val), "test again": task}
+    monkeypatch.setattr(grid, "load_shift", lambda source, target, profile: shifted[target])
+    plain, found = run("lora", seed=11), run("lora", seed=11, targets=("val again", "test again"))
+    assert fill([plain]) == []
+    assert not found.exists()  # the record lacks the targets
+    assert fill([found]) == []
+    metrics = Record.load(found.path).metrics
+    assert metrics["targets"] == {"val again": metrics["val"], "test again": metrics["test"]}
+    assert metrics["n_targets"] == {"val again": 32, "test again": 64}
+    assert plain.exists()

@@ -109,7 +109,7 @@ ALLOWED = {
         *("methods", "methods.noah", "methods.probes", "model", "profile", "run", "score", "search", "space", "train"),
     },
     "kept": {"adapter_file", "backbones", "data", "grid", "methods", "model", "paths", "record", "run", "space"},
-    "grid": {"backbones", "data", "provenance", "record", "run", "stages"},
+    "grid": {"backbones", "data", "provenance", "record", "run", "stages", "train"},
     "inference": {
         *("backbones", "grid", "methods", "model", "paths", "profile", "provenance", "record", "space", "storage", "timing"),
     },
