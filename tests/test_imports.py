@@ -69,7 +69,8 @@ ALLOWED = {
     "benchmark.literal": {"layer", "model"},
     "benchmark.others": {"benchmark.literal"},
     "benchmark.steps": {"benchmark.literal", "benchmark.others", "benchmark.setting", "methods", "model", "space", "train"},
-    "benchmark.limits": {"benchmark.setting", "benchmark.steps"},
+    "benchmark.limits": {"benchmark.setting", "benchmark.steps", "inference"},
+    "benchmark.schedule": {"record"},
     "benchmark.growth": {"benchmark.setting", "benchmark.steps", "model", "space"},
     "benchmark.fresh": {"benchmark", "benchmark.setting", "benchmark.steps", "paths", "profile", "provenance", "train"},
     "benchmark.searching": {
