@@ -7,9 +7,9 @@ and walks over weight-sized arrays about ten times. Only A as LoRA needs that gr
 
 and the gradients of gain, down, up and bias come from products with r columns. B as a vector is down with up = 1, r = 1.
 
-Three things make it cheap, and each was timed on its own: products with few columns are computed transposed, which is up to
-nine times as fast on a processor; a gain that is one number for all rows finds its gradient in that of x; and weight-sized
-arrays are formed again in the backward pass, where keeping them would cost more memory than time.
+Three things make it cheap: products with few columns are computed transposed, which is several times as fast on a processor;
+a gain that is one number for all rows finds its gradient in that of x; and weight-sized arrays are formed again in the backward
+pass, since keeping them would cost more memory than forming them costs time.
 """
 
 import torch

@@ -58,8 +58,7 @@ def train(
     """
     device = next(model.parameters()).device
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    # fused: one call for all tensors; they are many and small, and a call for each takes seven times as long
-    optimizer = torch.optim.AdamW(_groups(trained, recipe), weight_decay=recipe.weight_decay, fused=True)
+    optimizer = adamw(trained, recipe)
     torch.manual_seed(seed)
     order, draw = torch.Generator().manual_seed(seed), random.Random(seed)
     settings = {name: getattr(recipe, name) for name in SETTINGS} | {"seed": seed, "images": len(data)}
@@ -99,6 +98,21 @@ def train(
             _save(Path(checkpoint), settings, trained, optimizer, order, draw, history)
     model.eval()
     return history
+
+
+def adamw(trained: dict[str, nn.Parameter], recipe) -> torch.optim.AdamW:
+    """Return the optimiser of named parameters: two groups, since a fresh head may want another peak than what starts at zero.
+
+    Raises TrainingError if there is nothing to train.
+    """
+    head = [parameter for name, parameter in trained.items() if "head" in name.split(".")]
+    others = [parameter for name, parameter in trained.items() if "head" not in name.split(".")]
+    groups = [(others, recipe.learning_rate), (head, recipe.head_learning_rate)]
+    groups = [{"params": members, "lr": peak, "peak": peak} for members, peak in groups if members]
+    if not groups:
+        raise TrainingError("no parameter of this model requires a gradient; adapt it first")
+    # fused: one call for all tensors; they are many and small, and a call for each takes seven times as long
+    return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, fused=True)
 
 
 def backward(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, dtype: str = "float32") -> float:
@@ -171,17 +185,6 @@ def _train_mode(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, BatchNorm) and not any(p.requires_grad for p in module.parameters()):
             module.eval()
-
-
-def _groups(trained: dict[str, nn.Parameter], recipe) -> list[dict]:
-    """Two groups, since a fresh head and support tensors that start at zero may want different peaks."""
-    head = [parameter for name, parameter in trained.items() if "head" in name.split(".")]
-    others = [parameter for name, parameter in trained.items() if "head" not in name.split(".")]
-    groups = [(others, recipe.learning_rate), (head, recipe.head_learning_rate)]
-    groups = [{"params": members, "lr": peak, "peak": peak} for members, peak in groups if members]
-    if not groups:
-        raise TrainingError("no parameter of this model requires a gradient; adapt it first")
-    return groups
 
 
 def _save(path: Path, settings, trained, optimizer, order, draw, history) -> None:

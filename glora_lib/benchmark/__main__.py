@@ -1,0 +1,44 @@
+"""Measure, write the record, print the table.
+
+python -m glora_lib.benchmark                    the cpu profile's backbone at 98 pixels, batch 64: minutes
+python -m glora_lib.benchmark --profile smoke --batch 4 --rounds 1 --epochs 1
+"""
+
+import argparse
+import sys
+
+import torch
+
+from glora_lib.benchmark.report import measure, table
+from glora_lib.benchmark.setting import Setting
+from glora_lib.profile import PROFILES
+from glora_lib.provenance import line
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run what the command line asks for; return 0."""
+    parser = argparse.ArgumentParser(prog="python -m glora_lib.benchmark", description=__doc__.splitlines()[0])
+    parser.add_argument("--profile", default="cpu", choices=PROFILES)
+    for name, text in (
+        ("side", "patches a side; 7 are 98 pixels"),
+        ("batch", "images a step"),
+        ("rounds", "visits to every step, after one that is not counted"),
+        ("epochs", "of the supernet that is searched"),
+        ("generations", "of the search"),
+        ("seed", ""),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=Setting.__dataclass_fields__[name].default, help=text)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
+    options = vars(parser.parse_args(argv))
+    torch.set_num_threads(options.pop("threads"))
+    print(line())
+    options["profile"] = PROFILES[options["profile"]]
+    record = measure(Setting(**options), say=lambda name: print(f"  {name} ...", flush=True))
+    path = record.save()
+    print(table(record).to_string(index=False, float_format="{:.3f}".format, na_rep="-"))
+    print(f"{sum(v for k, v in record.cost.items() if k.startswith('seconds_')):.0f} s; {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""What the paper's schedule takes, by operations: 500 epochs and 1,050 evaluations on each of 19 tasks (App. A and B)."""
+
+import numpy as np
+import pandas as pd
+
+from glora_lib.record import Record
+
+EPOCHS, EVALUATIONS, TASKS = 500, 1050, 19
+IMAGES = 12 * 64  # an epoch's: the authors drop the last, smaller batch of 800 images
+VALIDATION = 200
+
+
+def rates(record: Record) -> pd.Series:
+    """Return operations a second that were reached on the measured machine: by a supernet's step, and by a forward pass."""
+    operations, seconds = record.history["operations"], record.history["steps"]["float32"]
+    return pd.Series({
+        "training": operations["supernet"] / np.median(seconds["supernet"]),
+        "evaluation": operations["forward"] / np.median(seconds["forward, base"]),
+    })  # fmt: skip
+
+
+def hours(record: Record, forward: float, rate: pd.Series) -> pd.Series:
+    """Return the hours of training, of evaluation and of both, of all 19 tasks.
+
+    Args:
+        forward: operations of one image in a forward pass. A step takes as many times more as counted in the record.
+        rate: operations a second, as `rates` returns them.
+    """
+    operations = record.history["operations"]
+    train = TASKS * EPOCHS * IMAGES * forward * operations["supernet"] / operations["forward"]
+    evaluate = TASKS * EVALUATIONS * VALIDATION * forward
+    parts = pd.Series({"training": train / rate["training"], "evaluation": evaluate / rate["evaluation"]}) / 3600
+    return pd.concat([parts, pd.Series({"together": parts.sum()})])

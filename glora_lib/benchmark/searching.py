@@ -1,0 +1,92 @@
+"""One search: ours, which stops scoring where the tenth best is out of reach, beside the authors' loop a candidate."""
+
+import io
+import random
+import time
+from dataclasses import replace
+
+import torch
+from PIL import Image
+
+from glora_lib.benchmark.literal import literal
+from glora_lib.benchmark.setting import Setting
+from glora_lib.data import load_task
+from glora_lib.data.task import Images, resize
+from glora_lib.methods import METHODS
+from glora_lib.score import Score
+from glora_lib.search import evolve
+from glora_lib.space import Space
+from glora_lib.train import accuracy, train
+
+CANDIDATES = 8  # of the authors' loop that are timed
+
+
+def search(setting: Setting) -> dict:
+    """Train a supernet for a few epochs, search it, and time the authors' loop on some of the same candidates.
+
+    The profile's first task, size and recipe. Returns {"seconds": {generation: [a number a candidate]}, "images": likewise,
+    "literal_seconds": [...], "agree": whether the literal loop gave the same accuracies, "n_val", "seconds_train"}.
+
+    Each candidate of the authors' loop decodes and resizes every validation image from JPEG, which is here of the model's own
+    size (their images are larger), and computes the literal formula with timm's attention; theirs keeps no score either.
+    """
+    profile = setting.profile.for_method("glora")
+    task = load_task(profile.tasks[0], profile)
+    net = METHODS["glora"](setting.backbone_at(profile.image_size), rank=profile.rank, scale_broadcast=profile.scale_broadcast)
+    net.model.reset_classifier(task.classes)
+    space = Space(net.layer_names, profile.ranks)
+    recipe = replace(profile, epochs=setting.epochs, warmup_epochs=1, update_unsampled=False)
+    history = train(net, task.train, recipe, sample=space.sample, seed=setting.seed)
+
+    score, seconds, images, watched = Score(net, task.val, profile.dtype), [], [], []
+
+    def timed(config, floor=None):
+        start, before = time.perf_counter(), score.images_seen
+        value = score(config, floor)
+        seconds.append(time.perf_counter() - start)
+        images.append(score.images_seen - before)
+        watched.append(config)
+        return value
+
+    options = profile.evolution | {"generations": setting.generations}
+    found = evolve(space, score=timed, seed=setting.seed, shapes=net.shapes, stop_early=True, **options)
+
+    slow = literal(setting.backbone_at(profile.image_size), profile.rank, profile.scale_broadcast)
+    slow.model.reset_classifier(task.classes)
+    slow.load_state_dict(net.state_dict())
+    files = [_jpeg(image) for image in task.val.raw]
+    exact = {space.encode(e.config): e.score for e in found.ranking if e.exact}
+    chosen = random.Random(setting.seed).sample(watched, min(CANDIDATES, len(watched)))
+    literal_seconds = []
+    for config in chosen:
+        start = time.perf_counter()
+        pixels = resize((Image.open(io.BytesIO(file)) for file in files), profile.image_size)
+        accuracy(slow.use(config), Images(pixels, task.val.labels))
+        literal_seconds.append(time.perf_counter() - start)
+    numbers = {space.encode(e.config): e.generation for e in found.ranking}
+    generations = [numbers[space.encode(config)] for config in watched]
+    known = [config for config in chosen if space.encode(config) in exact]
+    agree = [accuracy(slow.use(config), task.val) == exact[space.encode(config)] for config in known]
+    return {
+        "generation": generations, "seconds": seconds, "images": images, "literal_seconds": literal_seconds,
+        "agree": sum(agree), "compared": len(agree), "n_val": len(task.val), "task": task.name,
+        "seconds_train": sum(epoch["seconds"] for epoch in history), "population": profile.population,
+    }  # fmt: skip
+
+
+def projected(measured: dict, generations: int = 20) -> dict[str, float]:
+    """Return the seconds of a whole search by what was measured, ours and the authors', and their ratio.
+
+    Ours is the random start as measured and every later generation as the mean of those measured.
+    """
+    start = [s for s, g in zip(measured["seconds"], measured["generation"], strict=True) if g == 0]
+    later = [s for s, g in zip(measured["seconds"], measured["generation"], strict=True) if g > 0]
+    ours = sum(start) + generations * measured["population"] * sum(later) / len(later)
+    theirs = (1 + generations) * measured["population"] * float(torch.tensor(measured["literal_seconds"]).median())
+    return {"ours": ours, "theirs": theirs, "ratio": theirs / ours}
+
+
+def _jpeg(image: torch.Tensor) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=95)
+    return file.getvalue()
