@@ -77,7 +77,7 @@ def test_every_claim_has_a_check_or_a_stated_reason_and_not_both():
 
 def test_claims_are_filled_in():
     claims = audit.claims()
-    assert set(claims["paper"]) == set(audit.PAPERS)
+    assert set(claims["source"]) == set(audit.PAPERS)
     assert set(claims["kind"]) <= set(audit.KINDS)
     assert set(claims["basis"]) <= set(audit.BASES)
     assert (claims[["place", "quote", "check", "notebook"]] != "").all(axis=None)
@@ -85,7 +85,7 @@ def test_claims_are_filled_in():
     assert pd.to_numeric(claims["tolerance"]).ge(0).all()
     assert claims.loc[claims["why_not"] == "", "reported"].ne("").all()
     both = claims[claims["quote"].str.contains("14 out of 19")]
-    assert set(both["paper"]) == {"glora-iclr", "glora-v1"}
+    assert set(both["source"]) == {"glora-iclr", "glora-v1"}
 
 
 def test_reported_numbers_have_a_place_a_unit_a_tolerance_and_a_source():
@@ -184,8 +184,8 @@ def test_a_changed_number_of_the_papers_changes_exactly_what_rests_on_it(table, 
 
 
 def test_filters_take_what_is_there_and_name_what_is_valid(table):
-    chosen = audit.select(table, paper="superlora", verdict="off")
-    assert set(chosen["paper"]) == {"superlora"}
+    chosen = audit.select(table, source="superlora", verdict="off")
+    assert set(chosen["source"]) == {"superlora"}
     assert set(chosen["verdict"]) == {"off"}
     assert audit.select(table).equals(table)
     with pytest.raises(ValueError, match=r"no claim has the kind 'poem'; valid: arithmetic, code"):
