@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from glora_lib import audit, record
-from glora_lib.audit import desk, judge, measured, protocol, sources
+from glora_lib.audit import desk, judge, protocol, sources
 from glora_lib.paths import DATA, NOTEBOOKS, REPORTED
 from glora_lib.record import Record
 
@@ -35,7 +35,6 @@ def table():
 def own_records(tmp_path, monkeypatch):
     """An empty folder of records."""
     monkeypatch.setattr(record, "ROOT", tmp_path)
-    monkeypatch.setattr(measured, "ROOT", tmp_path)
     return tmp_path
 
 
@@ -258,7 +257,7 @@ def test_an_equal_budget_needs_as_many_epochs(own_records):
         measure("lora", seed, 0.7, epochs=1)
     assert verdict_of("measured/equal-budget")[1] == "not run"
     for seed in range(3):
-        measure("lora_long", seed, 0.81, experiment="cost", epochs=5)
+        measure("lora_long", seed, 0.81, experiment="controls", epochs=5)
     assert verdict_of("measured/equal-budget") == ("-1.0 points (cpu, 1 tasks, 3 pairs)", "contradicted")
 
 
@@ -269,6 +268,22 @@ def test_evolution_is_held_against_random_search_of_another_experiment(own_recor
     assert verdict_of("search/effective") == ("+1.0 points (cpu, 1 tasks, 3 pairs)", "direction")
     assert verdict_of("search/comparable")[1] == "direction"
     assert verdict_of("figure4/none")[1] == "direction"
+
+
+def test_few_shot_seeds_are_seeds_and_shifts_are_tasks(own_records):
+    for seed in range(3):
+        for method, test in (("glora", 0.6), ("lora", 0.5)):
+            Record(
+                "few_shot", f"tuxpaint_9-2shot-s{seed}", method, "cpu", seed, {}, {"test": test, "n_test": 10}, None,
+                "nothing", {}, {"commit": "0" * 40, "dirty": False},
+            ).save()  # fmt: skip
+            Record(
+                "domain_generalization", "mnist_5k", method, "cpu", seed, {},
+                {"test": 0.9, "targets": {"optdigits": test, "mnist_m": test - 0.2}, "n_targets": {}}, None,
+                "nothing", {}, {"commit": "0" * 40, "dirty": False},
+            ).save()  # fmt: skip
+    assert verdict_of("few-shot/measured") == ("+10.0 points (cpu, 1 tasks, 3 pairs)", "direction")
+    assert verdict_of("table3/measured") == ("+10.0 points (cpu, 2 tasks, 6 pairs)", "direction")
 
 
 def test_a_paper_scale_average_needs_all_tasks(own_records):
