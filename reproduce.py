@@ -237,7 +237,8 @@ def main(argv: list[str] | None = None) -> int:
 
     table = verdicts(args.profile)
     if len(table):
-        print(f"\n{table.to_string(index=False)}")
+        shown = table.filter(["id", "reported", "ours", "verdict"])  # notebook 99 and `python -m glora_lib.audit` have it all
+        print(f"\n{shown.to_string(index=False, max_colwidth=60)}")
     print(f"\n{len(notebooks) - failed} of {len(notebooks)} notebooks ran; see {OUT / args.profile}")
     return 1 if failed else 0
 

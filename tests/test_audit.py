@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from glora_lib import audit, record
-from glora_lib.audit import desk, judge, measured, protocol, sources
+from glora_lib.audit import desk, judge, protocol, sources
 from glora_lib.paths import DATA, NOTEBOOKS, REPORTED
 from glora_lib.record import Record
 
@@ -35,7 +35,6 @@ def table():
 def own_records(tmp_path, monkeypatch):
     """An empty folder of records."""
     monkeypatch.setattr(record, "ROOT", tmp_path)
-    monkeypatch.setattr(measured, "ROOT", tmp_path)
     return tmp_path
 
 
@@ -77,7 +76,7 @@ def test_every_claim_has_a_check_or_a_stated_reason_and_not_both():
 
 def test_claims_are_filled_in():
     claims = audit.claims()
-    assert set(claims["paper"]) == set(audit.PAPERS)
+    assert set(claims["source"]) == set(audit.PAPERS)
     assert set(claims["kind"]) <= set(audit.KINDS)
     assert set(claims["basis"]) <= set(audit.BASES)
     assert (claims[["place", "quote", "check", "notebook"]] != "").all(axis=None)
@@ -85,7 +84,7 @@ def test_claims_are_filled_in():
     assert pd.to_numeric(claims["tolerance"]).ge(0).all()
     assert claims.loc[claims["why_not"] == "", "reported"].ne("").all()
     both = claims[claims["quote"].str.contains("14 out of 19")]
-    assert set(both["paper"]) == {"glora-iclr", "glora-v1"}
+    assert set(both["source"]) == {"glora-iclr", "glora-v1"}
 
 
 def test_reported_numbers_have_a_place_a_unit_a_tolerance_and_a_source():
@@ -184,8 +183,8 @@ def test_a_changed_number_of_the_papers_changes_exactly_what_rests_on_it(table, 
 
 
 def test_filters_take_what_is_there_and_name_what_is_valid(table):
-    chosen = audit.select(table, paper="superlora", verdict="off")
-    assert set(chosen["paper"]) == {"superlora"}
+    chosen = audit.select(table, source="superlora", verdict="off")
+    assert set(chosen["source"]) == {"superlora"}
     assert set(chosen["verdict"]) == {"off"}
     assert audit.select(table).equals(table)
     with pytest.raises(ValueError, match=r"no claim has the kind 'poem'; valid: arithmetic, code"):
@@ -258,7 +257,7 @@ def test_an_equal_budget_needs_as_many_epochs(own_records):
         measure("lora", seed, 0.7, epochs=1)
     assert verdict_of("measured/equal-budget")[1] == "not run"
     for seed in range(3):
-        measure("lora_long", seed, 0.81, experiment="cost", epochs=5)
+        measure("lora_long", seed, 0.81, experiment="controls", epochs=5)
     assert verdict_of("measured/equal-budget") == ("-1.0 points (cpu, 1 tasks, 3 pairs)", "contradicted")
 
 
@@ -269,6 +268,22 @@ def test_evolution_is_held_against_random_search_of_another_experiment(own_recor
     assert verdict_of("search/effective") == ("+1.0 points (cpu, 1 tasks, 3 pairs)", "direction")
     assert verdict_of("search/comparable")[1] == "direction"
     assert verdict_of("figure4/none")[1] == "direction"
+
+
+def test_few_shot_seeds_are_seeds_and_shifts_are_tasks(own_records):
+    for seed in range(3):
+        for method, test in (("glora", 0.6), ("lora", 0.5)):
+            Record(
+                "few_shot", f"tuxpaint_9-2shot-s{seed}", method, "cpu", seed, {}, {"test": test, "n_test": 10}, None,
+                "nothing", {}, {"commit": "0" * 40, "dirty": False},
+            ).save()  # fmt: skip
+            Record(
+                "domain_generalization", "mnist_5k", method, "cpu", seed, {},
+                {"test": 0.9, "targets": {"optdigits": test, "mnist_m": test - 0.2}, "n_targets": {}}, None,
+                "nothing", {}, {"commit": "0" * 40, "dirty": False},
+            ).save()  # fmt: skip
+    assert verdict_of("few-shot/measured") == ("+10.0 points (cpu, 1 tasks, 3 pairs)", "direction")
+    assert verdict_of("table3/measured") == ("+10.0 points (cpu, 2 tasks, 6 pairs)", "direction")
 
 
 def test_a_paper_scale_average_needs_all_tasks(own_records):

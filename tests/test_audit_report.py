@@ -38,7 +38,7 @@ def test_the_command_prints_the_table_as_markdown(capsys):
     assert lines[0] == "| id | place | reported | ours | verdict | evidence |"
     assert all(line.count(" | ") == 5 for line in lines[2:])
     assert any(line.startswith("| space/subnets |") and "(notebooks/03_search_space.ipynb#" in line for line in lines)
-    assert command.main(["--profile", "smoke", "--paper", "lora"]) == 2
+    assert command.main(["--profile", "smoke", "--source", "lora"]) == 2
     assert "valid: glora-iclr" in capsys.readouterr().err
 
 

@@ -85,7 +85,7 @@ ALLOWED = {
     "audit.superset": {"audit.judge", "layer", "methods", "model", "space"},
     "audit.selection": {"audit.judge", "audit.protocol"},
     "audit.superlora": {"audit.sources", "audit.judge"},
-    "audit.measured": {"audit.judge", "paths", "profile", "record", "table"},
+    "audit.measured": {"audit.judge", "profile", "record", "table"},
     "audit.desk": {
         *("audit.sources", "audit.counts", "audit.dimensions", "audit.equations", "audit.judge", "audit.measured"),
         *("audit.protocol", "audit.selection", "audit.superlora", "audit.superset", "audit.table1", "audit.tables", "paths"),
@@ -100,7 +100,11 @@ ALLOWED = {
         *("audit.checklist", "audit.sources", "audit.coverage", "audit.findings", "audit.judge", "audit.desk", "paths"),
     },
     "audit.__main__": {"audit.report", "audit.desk", "profile"},
-    "audit": {"audit.sources", "audit.judge", "audit.desk", "sizes"},
+    "audit": {
+        *("audit.checklist", "audit.coverage", "audit.desk", "audit.dimensions", "audit.findings", "audit.judge"),
+        *("audit.report", "audit.selection", "audit.sources", "audit.superlora", "audit.superset", "audit.table1"),
+        *("audit.tables", "sizes"),
+    },
     "plot": {"paths", "profile", "space"},
     # the one place where everything meets
     "score": {"model", "space", "train"},

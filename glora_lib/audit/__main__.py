@@ -1,7 +1,7 @@
 """Print the verdict table as Markdown, or hold the README's summary current.
 
 python -m glora_lib.audit                         every claim
-python -m glora_lib.audit --paper superlora --verdict off
+python -m glora_lib.audit --source superlora --verdict off
 python -m glora_lib.audit --check                 exit 1 if the README is stale
 python -m glora_lib.audit --write                 bring the README up to date, write out/<profile>/verdicts.html
 """
@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     """Do what the command line asks for; return 0, 1 for a stale README, or 2 for a filter that fits no claim."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="cpu", choices=PROFILES)
-    parser.add_argument("--paper", default="")
+    parser.add_argument("--source", default="")
     parser.add_argument("--kind", default="")
     parser.add_argument("--verdict", default="")
     action = parser.add_mutually_exclusive_group()
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"README.md is current; {write_page(args.profile)}")
     else:
         try:
-            table = select(verdicts(args.profile), args.paper, args.kind, args.verdict)
+            table = select(verdicts(args.profile), args.source, args.kind, args.verdict)
         except ValueError as error:
             print(error, file=sys.stderr)
             return 2

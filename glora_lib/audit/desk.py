@@ -7,7 +7,7 @@ from glora_lib.audit.judge import VERDICTS, Check
 from glora_lib.audit.sources import PAPERS, claims
 from glora_lib.paths import NOTEBOOKS
 
-COLUMNS = ["id", "place", "reported", "ours", "verdict", "evidence", "paper", "kind", "basis"]
+COLUMNS = ["id", "place", "reported", "ours", "verdict", "evidence", "source", "kind", "basis"]
 PARTS = (table1, tables, protocol, counts, dimensions, equations, superset, selection, superlora, measured)
 CHECKS: dict[str, Check] = {identity: check for part in PARTS for identity, check in part.CHECKS.items()}
 AVERAGES = "99_verdict.ipynb#Tables-recomputed"  # the evidence of every recomputed average
@@ -16,7 +16,7 @@ AVERAGES = "99_verdict.ipynb#Tables-recomputed"  # the evidence of every recompu
 def verdicts(profile: str) -> pd.DataFrame:
     """Return the verdict table of a profile: first the claims, then every printed average of Tables 1, 2 and 6.
 
-    Columns: id, place in the paper, reported, ours, verdict, evidence (notebook#section); paper, kind and basis as in
+    Columns: id, place in the paper, reported, ours, verdict, evidence (notebook#section); source, kind and basis as in
     data/claims.csv. Exact checks run at every call; measured ones read the profile's records.
     """
     rows = [judged(claim, profile) for _, claim in claims().iterrows()]
@@ -29,7 +29,7 @@ def verdicts(profile: str) -> pd.DataFrame:
 def judged(claim: pd.Series, profile: str) -> tuple:
     """Return one row of the verdict table. A claim with a reason why it cannot be tested is not testable, whatever else."""
     ours, verdict = (claim["why_not"], "not testable") if claim["why_not"] else CHECKS[claim.name](claim, profile)
-    about = (claim["paper"], claim["kind"], claim["basis"])
+    about = (claim["source"], claim["kind"], claim["basis"])
     return (claim.name, claim["place"], claim["reported"], ours, verdict, evidence(claim), *about)
 
 
@@ -41,10 +41,10 @@ def evidence(claim: pd.Series) -> str:
     return f"notebooks/{name}.ipynb" + (f"#{section}" if section else "")
 
 
-def select(table: pd.DataFrame, paper: str = "", kind: str = "", verdict: str = "") -> pd.DataFrame:
-    """Return the rows of one paper, kind or verdict ("" for all); a ValueError names what is valid."""
-    for column, wanted in {"paper": paper, "kind": kind, "verdict": verdict}.items():
-        valid = list(PAPERS) if column == "paper" else sorted(set(table[column]))
+def select(table: pd.DataFrame, source: str = "", kind: str = "", verdict: str = "") -> pd.DataFrame:
+    """Return the rows of one source, kind or verdict ("" for all); a ValueError names what is valid."""
+    for column, wanted in (("source", source), ("kind", kind), ("verdict", verdict)):
+        valid = list(PAPERS) if column == "source" else sorted(set(table[column]))
         if wanted and wanted not in valid:
             raise ValueError(f"no claim has the {column} {wanted!r}; valid: {', '.join(valid)}")
         table = table[table[column] == wanted] if wanted else table

@@ -56,14 +56,14 @@ def main_table() -> str:
     return (
         f"By its own entries, Table 1 has GLoRA ahead on {wins} tasks ({said('table1/14-of-19')} are claimed), and its largest "
         f"gain over the best earlier method is {gain['average']:.1f} points on average and {gain['group']:.1f} in a group "
-        f"({said('table1/2.9')} are claimed). Of its averages {tables.averages_hold('GLoRA Table 1')[1]}."
+        f"({said('table1/2.9')} are claimed). Of its averages, {tables.averages_hold('GLoRA Table 1')[1]}."
     )
 
 
 def other_tables() -> str:
     adversarial, sketch = tables.domain_gain("a"), tables.domain_gain("sketch")
     return (
-        f"Of Table 2's averages {tables.averages_hold('GLoRA Table 2')[1]}; in {len(tables.llm_losses())} of its cells GLoRA "
+        f"Of Table 2's averages, {tables.averages_hold('GLoRA Table 2')[1]}; in {len(tables.llm_losses())} of its cells GLoRA "
         f"is below its base or LoRA. In Table 3 the gains over LoRA are {adversarial:.1f} % and {sketch:.1f} % "
         f"({said('table3/imagenet-a')} % and {said('table3/imagenet-sketch')} % are claimed), beside a gain on the source. "
         f"In Fig. 2 GLoRA is {tables.few_shot_consistently()[1].split(';')[0]}."
@@ -74,7 +74,7 @@ def budget() -> str:
     missing = ", ".join(protocol.settings_missing("hours", "memory"))
     return (
         f"GLoRA trains for {setting('glora epochs vision'):g} epochs and scores {protocol.evaluations():,} subnets where LoRA "
-        f"has {setting('lora epochs vision'):g} epochs; its rate is chosen by task from {len(protocol.rates())}. "
+        f"has {setting('lora epochs vision'):g} epochs; its rate is chosen by task from {len(protocol.rates())} values. "
         f"Not given: {missing}."
     )
 

@@ -79,8 +79,8 @@ def page(profile: str) -> str:
         _frame(tally(table).rename_axis("claims").reset_index()),
         _list(f"{k}: {v}" for k, v in VERDICTS.items()),
     ]
-    for paper, name in PAPERS.items():
-        parts += [f"<h3>{html.escape(name)}</h3>", _frame(table[table["paper"] == paper][[*SHOWN, "kind", "basis"]])]
+    for source, name in PAPERS.items():
+        parts += [f"<h3>{html.escape(name)}</h3>", _frame(table[table["source"] == source][[*SHOWN, "kind", "basis"]])]
     parts += [_list(f"basis {basis}: {meaning}" for basis, meaning in BASES.items())]
     parts += ["<h2>Every table and figure</h2>", _frame(coverage(table, profile))]
     parts += ["<h2>Checklist</h2>", _frame(checklist(table, profile)), "<h2>Compute</h2>", _frame(spent(profile).round(2))]

@@ -26,8 +26,8 @@ BASES = {
 def claims() -> pd.DataFrame:
     """Return data/claims.csv, indexed by id, every entry as text.
 
-    Columns: paper, place, quote (exact), kind, basis, reported, tolerance (set before anything was computed), check (how it is
-    checked), notebook and section (where the evidence is), why_not (for what cannot be tested; else empty).
+    Columns: source (a key of PAPERS), place, quote (exact), kind, basis, reported, tolerance (set before anything was
+    computed), check (how it is checked), notebook and section (where the evidence is), why_not (for what cannot be tested).
     """
     return _read(DATA / "claims.csv").set_index("id")
 

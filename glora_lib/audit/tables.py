@@ -35,8 +35,8 @@ def averages_hold(place: str) -> tuple[bool, str]:
     """Say whether every printed average of a table lies within the rounding of its entries, and which does not."""
     rows = recomputed().query("place == @place")
     out = rows[rows["verdict"] != "match"]
-    beyond = "; ".join(f"{r.id.split('/')[-1]}: {r.ours:.2f}, printed {r.reported}" for r in out.itertuples())
-    return out.empty, f"{len(rows) - len(out)} of {len(rows)} within rounding" + (f"; not {beyond}" if beyond else "")
+    beyond = ", ".join(f"{row.id.split('/')[-1]} ({row.ours:.2f}, printed {row.reported})" for row in out.itertuples())
+    return out.empty, f"{len(rows) - len(out)} of {len(rows)} within rounding" + (f", not {beyond}" if beyond else "")
 
 
 def llm_losses() -> list[str]:
