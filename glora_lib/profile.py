@@ -11,8 +11,8 @@ VTAB_1K = (
     *("clevr_count", "clevr_dist", "dmlab", "kitti", "dsprites_loc", "dsprites_ori", "smallnorb_azi", "smallnorb_ele"),
 )
 
-# What the papers compare GLoRA with: their options on ViT-B/16, where one number serves all tasks. The scales of FacT are those
-# of its authors for most tasks; they, like the lengths of prompts, were chosen task by task.
+# What the papers compare GLoRA with: their options on ViT-B/16, where one number serves all tasks. FacT's scale lies in
+# the middle of the range that its authors choose from, task by task; so do the lengths of prompts in theirs.
 BASELINES = {
     "full": {},
     "bitfit": {},
