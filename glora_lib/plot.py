@@ -102,9 +102,6 @@ def bars(table: pd.DataFrame, *, x: str, y: str, hue: str, error: str, ylabel: s
     return _finish(figure)
 
 
-    axes.legend(frameon=False, ncols=len(kinds), loc="lower center", bbox_to_anchor=(0.5, 1))
-
-
 def heat_table(table: pd.DataFrame, *, title: str = "") -> Figure:
     """Return the numbers of `table` in cells, a row a method, a column a task, shaded in grey within each column.
 
