@@ -83,7 +83,7 @@ def shares(table: pd.DataFrame, *, label: str, x: str) -> Figure:
     axes.barh(places, table["high"] - table["low"], left=table["low"], height=0.7, color="0.85", label="random, 95 %")
     axes.plot(table["share"], places, "o", color=GREYSAFE[0], markersize=5, label="found")
     axes.set(yticks=places, yticklabels=table[label], xlabel=x, xlim=(0, None))
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="lower left")
     return _finish(figure)
 
 
