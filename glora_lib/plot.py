@@ -99,6 +99,7 @@ def bars(table: pd.DataFrame, *, x: str, y: str, hue: str, error: str, ylabel: s
         axes.bar(places, rows[y], width, yerr=rows[error].fillna(0), label=kind, capsize=3, **style)
     axes.set(xticks=np.arange(len(groups)), xticklabels=groups, ylabel=ylabel)
     axes.legend(frameon=False, ncols=len(kinds), loc="lower center", bbox_to_anchor=(0.5, 1))
+    return _finish(figure)
 
 
 def heat_table(table: pd.DataFrame, *, title: str = "") -> Figure:
