@@ -14,7 +14,7 @@ def by_shots(records: pd.DataFrame) -> pd.DataFrame:
     tasks are left out.
     """
     names = [parse(task) for task in records["task"]]
-    table = records[[name is not None for name in names]].copy()
+    table = records[pd.Series([name is not None for name in names], index=records.index, dtype=bool)].copy()
     names = [name for name in names if name]
     table["set"], table["shots"] = [name.task for name in names], [name.shots for name in names]
     table["task"] = [f"{name.task} {name.shots}" for name in names]

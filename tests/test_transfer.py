@@ -36,6 +36,7 @@ def test_targets_stand_beside_their_source():
 
 def test_without_records_the_tables_are_empty():
     assert by_shots(EMPTY).empty
+    assert {"task", "set", "shots", "method"} <= set(by_shots(EMPTY))
     assert by_target(EMPTY).empty
     assert kept(by_target(EMPTY)).empty
     summary = pd.DataFrame(columns=["task", "method", "mean", "sd", "n", "n_test"])
