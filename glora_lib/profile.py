@@ -45,6 +45,9 @@ class Profile:
     drop_path: float = 0.1
     tasks: tuple[str, ...] = VTAB_1K
     seeds: tuple[int, ...] = (0, 1, 2)
+    few_shot: tuple[str, ...] = ("food-101", "oxford_flowers", "stanford_cars", "oxford_pets", "fgvc_aircraft")
+    shots: tuple[int, ...] = (1, 2, 4, 8, 16)  # training images a class
+    sources: tuple[str, ...] = ("imagenet-16shot-s0",)  # what is trained on, then tested on shifted targets
     once: tuple[str, ...] = ()  # methods that run with the first seed alone
     # the supernet (App. A and the authors' supernet.py)
     ranks: tuple[int, ...] = (8, 4)  # "8 and 4 in the largest model" (Sec. 3.1)
@@ -108,7 +111,8 @@ class Profile:
 
         Options are there where the method has any.
         """
-        around = ("name", "tasks", "seeds", "once", "methods", "results", "figures", "allow_dirty", "compared")
+        around = ("name", "tasks", "few_shot", "shots", "sources", "seeds", "once", "methods")
+        around += ("results", "figures", "allow_dirty", "compared")
         around += () if self.options else ("options",)
         settings = {name: value for name, value in asdict(self).items() if name not in around}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
@@ -124,6 +128,8 @@ CPU = replace(
     image_size=42,
     drop_path=0.0,
     tasks=("mnist_5k", "landcover_10", "clevr_count"),
+    few_shot=("tiny_imagenet_food", "tiny_imagenet_vehicles", "tiny_imagenet_pets", "mnist_5k", "landcover_10"),
+    sources=("mnist_5k", "tiny_imagenet_food-16shot-s0"),
     once=(*(name for name in BASELINES if name != "lora"), "noah"),
     ranks=(4, 2),
     scale_broadcast=True,
@@ -154,6 +160,9 @@ SMOKE = replace(
     image_size=32,
     drop_path=0.0,
     tasks=("gratings",),
+    few_shot=("gratings",),
+    shots=(1, 4),
+    sources=("gratings",),
     seeds=(0,),
     ranks=(4, 2),
     scale_broadcast=True,

@@ -10,7 +10,19 @@ import torch
 from PIL import Image
 
 from glora_lib import paths
-from glora_lib.data import DataError, few_shot, load_shift, load_task, shifts, shifts_of, tasks, tiny_imagenet, unavailable
+from glora_lib.data import (
+    DataError,
+    few_shot,
+    load_shift,
+    load_task,
+    on_targets,
+    shifts,
+    shifts_of,
+    tasks,
+    tiny_imagenet,
+    unavailable,
+    unavailable_target,
+)  # fmt: skip
 from glora_lib.profile import CPU
 
 SMALL = replace(CPU, image_size=16)
@@ -209,7 +221,7 @@ def test_shifts_of_a_source():
     assert shifts_of("mnist_5k-16shot-s0") == shifts_of("mnist_5k")
     assert [shift.target for shift in shifts_of("tiny_imagenet_food-1shot-s0")] == ["edges"]
     assert shifts_of("landcover_10") == ()
-    reported = {"v2", "sketch", "a", "r"}  # the targets of the paper's Table 3
+    reported = {"v2", "sketch", "a", "r", ""}  # the targets of the paper's Table 3, or none of them
     assert {shift.stands_for for targets in shifts.SHIFTS.values() for shift in targets} <= reported
 
 
@@ -222,6 +234,22 @@ def test_shifted_tasks_keep_the_source_and_change_the_test():
         assert shifted.test.labels.bincount(minlength=10).min() >= 174
         assert shifted.sha256 == load_shift("mnist_5k", target, replace(SMALL, image_size=8)).sha256
     assert len({source.sha256, *(load_shift("mnist_5k", t, SMALL).sha256 for t in ("mnist_m", "optdigits"))}) == 3
+
+
+def test_scores_on_targets_are_named_for_a_record():
+    found = on_targets("gratings", SMALL, lambda images: float(images.raw.float().mean()))
+    mean = load_task("gratings", SMALL).test.raw.float().mean()
+    assert found == {"shift_negative": pytest.approx(float(255 - mean)), "n_negative": 64}
+    assert on_targets("landcover_10", SMALL, len) == {}
+
+
+def test_absent_targets_are_skipped(tmp_path, monkeypatch):
+    monkeypatch.setenv("GLORA_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(tasks.debian, "SHARE", tmp_path)
+    assert "openclipart-png" in unavailable_target("openclipart_9")
+    assert "imagenet-a" in unavailable_target("imagenet-a")
+    assert unavailable_target("optdigits") == unavailable_target("edges") == ""
+    assert on_targets("imagenet-16shot-s0", "paper", len) == on_targets("tuxpaint_9", "cpu", len) == {}
 
 
 def test_unknown_targets_list_the_valid_ones():

@@ -71,6 +71,7 @@ ALLOWED = {
     "provenance": {"paths"},
     "record": {"paths", "profile"},
     "table": set(),
+    "transfer": {"data.few_shot"},
     "layer_choices": {"space"},
     "embedding": {"methods.probes"},
     # the reviewer's desk

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from glora_lib.data.packaged import AVIRIS, CROPS
 from glora_lib.data.task import Task, from_arrays
 
-# The nine of 16 classes with more than 300 pixels, by code; the others have too few for three splits.
+# The nine of 16 classes with more than 400 pixels, by code; the others have too few for three splits.
 CLASSES = {
     **{2: "corn, no till", 3: "corn, minimum till", 5: "grass, pasture", 6: "grass, trees", 8: "hay, windrowed"},
     **{10: "soybean, no till", 11: "soybean, minimum till", 12: "soybean, clean till", 14: "woods"},

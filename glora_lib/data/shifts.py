@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,8 +26,9 @@ class Shift:
     what: str  # what changes
 
 
-# by source without "-Kshot-sSEED"; every group of Tiny-ImageNet has the targets of the whole
+# by source, without "-Kshot-sSEED"; every group of Tiny-ImageNet has the targets of the whole
 SHIFTS = {
+    "gratings": (Shift("negative", "", "the test images' negative"),),
     "mnist_5k": (
         Shift("mnist_m", "r", "the same digits in colour over photographs: another rendering"),
         Shift("optdigits", "v2", "digits of other writers, collected and scaled down by others"),
@@ -59,7 +61,9 @@ def load_shift(source: str, target: str, profile: Profile | str) -> Task:
         raise DataError(f"{source!r} has no shift {target!r}; valid targets: {', '.join(valid) or 'none'}")
     profile = tasks.of_name(profile)
     size, task = profile.image_size, tasks.load_task(source, profile)
-    if target == "mnist_m":
+    if target == "negative":
+        test, digest = Images(255 - task.test.raw[:], task.test.labels), "255 - x"
+    elif target == "mnist_m":
         shifted = tasks.load_task("mnist_m", profile)
         test, digest = shifted.test, shifted.sha256
     elif target == "edges":
@@ -73,6 +77,29 @@ def load_shift(source: str, target: str, profile: Profile | str) -> Task:
         test, digest = images_of(rows, size), digest_of({"test": rows})
     digest = hashlib.sha256(f"{task.sha256} {target} {digest}".encode()).hexdigest()
     return replace(task, name=f"{source}--{target}", test=test, sha256=digest)
+
+
+def unavailable_target(target: str) -> str:
+    """Return why the files of a shift's target are not there, and the mend, or "" where they are or none are needed."""
+    if target in debian.PLACES:
+        return debian.unavailable(target)
+    root = paths.external_data() / target
+    if not target.startswith("imagenet") or root.is_dir():
+        return ""
+    return f"there is no folder {root}; data/README.md says where it comes from"
+
+
+def on_targets(source: str, profile: Profile | str, score: Callable[[Images], float]) -> dict[str, float | int]:
+    """Return `score` on every target of the source whose files are there, for the metrics of a record.
+
+    Keys: `shift_<target>`, what `score` returns for the target's images, and `n_<target>`, how many there are.
+    """
+    found = {}
+    for shift in shifts_of(source):
+        if not unavailable_target(shift.target):
+            images = load_shift(source, shift.target, profile).test
+            found |= {f"shift_{shift.target}": score(images), f"n_{shift.target}": len(images)}
+    return found
 
 
 def optdigits() -> tuple[np.ndarray, np.ndarray]:
@@ -92,7 +119,7 @@ def edges(image: Image.Image) -> Image.Image:
 
 def listed(target: str, classes: int) -> list[Row]:
     """Return the rows of `annotations/test_meta.list` in the target's folder, labelled with the source's labels."""
+    if reason := unavailable_target(target):
+        raise DataError(reason)
     root = paths.external_data() / target
-    if not root.is_dir():
-        raise DataError(f"there is no folder {root}; put {target!r} there or set GLORA_DATA_DIR (see data/README.md)")
     return read_list(root, "annotations/test_meta.list", classes, {}, few_shot.FOLDERS)
