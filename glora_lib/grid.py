@@ -72,10 +72,9 @@ def execute(run: Run) -> Record:
         "group": task.group,
     }
     metrics = {"n_train": len(task.train), "n_val": len(task.val), "n_test": len(task.test)} | outcome.pop("metrics")
-    if run.targets:
-        tests = {target: load_shift(run.task, target, run.profile).test for target in run.targets}
-        metrics["targets"] = {target: accuracy(plain, test, dtype=recipe.dtype) for target, test in tests.items()}
-        metrics["n_targets"] = {target: len(test) for target, test in tests.items()}
+    for target in run.targets:
+        shifted = load_shift(run.task, target, run.profile).test
+        metrics |= {f"shift_{target}": accuracy(plain, shifted, dtype=recipe.dtype), f"n_{target}": len(shifted)}
     cost = outcome.pop("cost") | {"peak_memory_mb": peak_memory()}
     return Record(
         run.experiment, run.task, run.label or run.method, run.profile.name, run.seed, settings, metrics,

@@ -48,7 +48,7 @@ class Run:
         except RecordError:
             return False
         settings = record.settings
-        if not set(self.targets) <= set(record.metrics.get("targets", {})):
+        if not {f"shift_{target}" for target in self.targets} <= set(record.metrics):
             return False
         return {name: settings.get(name) for name in self.recipe.settings()} == self.recipe.settings()
 

@@ -204,6 +204,6 @@ def test_the_targets_of_a_shift_are_measured_with_the_same_model(root, monkeypat
     assert not found.exists()  # the record lacks the targets
     assert fill([found]) == []
     metrics = Record.load(found.path).metrics
-    assert metrics["targets"] == {"val again": metrics["val"], "test again": metrics["test"]}
-    assert metrics["n_targets"] == {"val again": 32, "test again": 64}
+    assert (metrics["shift_val again"], metrics["shift_test again"]) == (metrics["val"], metrics["test"])
+    assert (metrics["n_val again"], metrics["n_test again"]) == (32, 64)
     assert plain.exists()
