@@ -123,7 +123,7 @@ ALLOWED = {
     "benchmark.limits": {"benchmark.setting", "benchmark.steps", "inference"},
     "benchmark.schedule": {"record"},
     "benchmark.growth": {"benchmark.setting", "benchmark.steps", "model", "space"},
-    "benchmark.fresh": {"benchmark", "benchmark.setting", "benchmark.steps", "paths", "profile", "provenance", "train"},
+    "benchmark.fresh": {"benchmark", "benchmark.setting", "benchmark.steps", "paths", "profile", "provenance"},
     "benchmark.searching": {
         *("benchmark.literal", "benchmark.setting", "data", "data.task", "methods", "score", "search", "space", "train"),
     },
