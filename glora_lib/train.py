@@ -120,8 +120,9 @@ def backward(
 ) -> float:
     """Add the gradients of the batch's mean cross-entropy to the parameters'; return the loss.
 
-    A processor takes a batch of more than `part_size` numbers in parts, whose gradients add up to the batch's: it is no slower for that, and
-    memory holds the activations of one part. A GPU gets the whole batch, and so does a model that normalises over batches.
+    A processor takes a batch of more than `part_size` numbers in parts, whose gradients add up to the batch's: it is no slower
+    for that, and memory holds the activations of one part. A GPU gets the whole batch, and so does a model that normalises over
+    batches.
     """
     whole = images.device.type != "cpu" or any(isinstance(m, BatchNorm) and m.training for m in model.modules())
     parts = 1 if whole else math.ceil(images.numel() / part_size)
