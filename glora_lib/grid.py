@@ -1,6 +1,5 @@
 """Runs and their records: what is missing is computed, what exists with the same settings is kept."""
 
-import os
 import shutil
 from collections.abc import Iterable
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from glora_lib.provenance import peak_memory, provenance
 from glora_lib.record import Record
 from glora_lib.run import Run
 from glora_lib.stages import STAGES
+from glora_lib.threads import share
 from glora_lib.train import accuracy
 
 COMPUTE = ("none", "missing", "all")
@@ -43,7 +43,7 @@ def fill(runs: Iterable[Run], compute: str = "missing", workers: int = 1, schedu
         for run in wanted:
             execute(run).save()
     elif wanted:
-        threads = max(1, (os.cpu_count() or 1) // workers) if scheduler is None else None
+        threads = share(workers) if scheduler is None else None
         with _backend(scheduler):
             records = Parallel(n_jobs=-1 if scheduler else workers, return_as="generator_unordered", batch_size=1)(
                 delayed(_execute)(run, threads) for run in wanted

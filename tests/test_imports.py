@@ -115,7 +115,7 @@ ALLOWED = {
         *("methods", "methods.noah", "methods.probes", "model", "profile", "run", "score", "search", "space", "train"),
     },
     "kept": {"adapter_file", "backbones", "data", "grid", "methods", "model", "paths", "record", "run", "space"},
-    "grid": {"backbones", "data", "provenance", "record", "run", "stages", "train"},
+    "grid": {"backbones", "data", "provenance", "record", "run", "stages", "threads", "train"},
     # what it costs
     "benchmark": set(),
     "benchmark.setting": {"backbones", "profile"},
