@@ -34,7 +34,7 @@ ITEMS = (
     Item("GLoRA Fig. 1", "the adapted layer", ("01_glora_layer",), True),
     Item("GLoRA Fig. 2", "few-shot, main text", ("11_few_shot:few_shot", "99_verdict"), True, ("GLoRA Sec. 3.3",)),
     Item("GLoRA Fig. 3", "parameters by kind of layer", ("16_layer_configs:vtab1k",), True, ("GLoRA Sec. 4",)),
-    Item("GLoRA Fig. 4", "configurations by layer", ("16_layer_configs:vtab1k", "05_evolutionary_search:vtab1k"), True),
+    Item("GLoRA Fig. 4", "configurations by layer", ("16_layer_configs:vtab1k", "05_evolutionary_search:search"), True),
     Item("GLoRA Fig. 5", "t-SNE", ("15_tsne",), True),
     Item("GLoRA Fig. 6", "few-shot, appendix", ("11_few_shot:few_shot", "99_verdict"), True, ("GLoRA Sec. 3.3",)),
     Item("SuperLoRA Table 1", "settings and methods", ("21_superlora",), also=("SuperLoRA Sec. 3.2", "SuperLoRA Sec. 4.2.2")),
