@@ -111,18 +111,21 @@ def adamw(trained: dict[str, nn.Parameter], recipe) -> torch.optim.AdamW:
     groups = [{"params": members, "lr": peak, "peak": peak} for members, peak in groups if members]
     if not groups:
         raise TrainingError("no parameter of this model requires a gradient; adapt it first")
-    # fused: one call for all tensors; they are many and small, and a call for each takes seven times as long
+    # fused: one call for all tensors; they are many and small, and a call for each takes six times as long
     return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, fused=True)
 
 
-def backward(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, dtype: str = "float32") -> float:
+def backward(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, dtype: str = "float32", part_size: int = PART
+) -> float:
     """Add the gradients of the batch's mean cross-entropy to the parameters'; return the loss.
 
-    A processor takes a batch of many pixels in parts, whose gradients add up to the batch's: it is no slower for that, and
-    memory holds the activations of one part. A GPU gets the whole batch, and so does a model that normalises over batches.
+    A processor takes a batch of more than `part_size` numbers in parts, whose gradients add up to the batch's: it is no slower
+    for that, and memory holds the activations of one part. A GPU gets the whole batch, and so does a model that normalises over
+    batches.
     """
     whole = images.device.type != "cpu" or any(isinstance(m, BatchNorm) and m.training for m in model.modules())
-    parts = 1 if whole else math.ceil(images.numel() / PART)
+    parts = 1 if whole else math.ceil(images.numel() / part_size)
     total = 0.0
     for part, answers in zip(images.chunk(parts), labels.chunk(parts), strict=True):
         with autocast(dtype, images.device):

@@ -18,6 +18,7 @@ ALLOWED = {
     "space": set(),
     "train": set(),
     "timing": set(),
+    "threads": set(),
     # the method
     "fast_linear": set(),
     "layer": {"fast_linear", "space"},
@@ -123,7 +124,7 @@ ALLOWED = {
     "benchmark.limits": {"benchmark.setting", "benchmark.steps", "inference"},
     "benchmark.schedule": {"record"},
     "benchmark.growth": {"benchmark.setting", "benchmark.steps", "model", "space"},
-    "benchmark.fresh": {"benchmark", "benchmark.setting", "benchmark.steps", "paths", "profile", "provenance", "train"},
+    "benchmark.fresh": {"benchmark", "benchmark.setting", "benchmark.steps", "paths", "profile", "provenance"},
     "benchmark.searching": {
         *("benchmark.literal", "benchmark.setting", "data", "data.task", "methods", "score", "search", "space", "train"),
     },
@@ -131,7 +132,7 @@ ALLOWED = {
         *("backbones", "benchmark", "benchmark.fresh", "benchmark.growth", "benchmark.limits", "benchmark.searching"),
         *("benchmark.setting", "benchmark.steps", "grid", "provenance", "record", "run"),
     },
-    "benchmark.__main__": {"benchmark.report", "benchmark.setting", "profile", "provenance"},
+    "benchmark.__main__": {"benchmark.report", "benchmark.setting", "profile", "provenance", "threads"},
     "inference": {
         *("backbones", "grid", "methods", "model", "paths", "profile", "provenance", "record", "space", "storage", "timing"),
     },
@@ -140,7 +141,7 @@ MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip("."): path
     for path in PACKAGE.rglob("*.py")
 }
-TORCH_FREE = ("paths", "profile", "search", "space")
+TORCH_FREE = ("paths", "profile", "search", "space", "threads")
 NEVER = {"IPython", "ipykernel", "nbclient", "nbconvert", "nbformat", "papermill", "peft"}
 MAY = {"benchmark.others": {"peft"}}  # what peft does is compared with; the tests do that too
 

@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 from glora_lib.model import AdaptedModel, adapt
 from glora_lib.profile import PROFILES
 from glora_lib.space import Choice, Space
-from glora_lib.train import TrainingError, accuracy, predict, schedule, train
+from glora_lib.train import TrainingError, accuracy, backward, predict, schedule, train
 
 RECIPE = replace(
     PROFILES["smoke"].for_method("glora"),
@@ -336,3 +336,29 @@ def test_a_recipe_is_any_object_with_the_fields():
     first, second = supernet(), supernet()
     assert without_seconds(train(first, toy_data(), recipe)) == without_seconds(train(second, toy_data(), RECIPE))
     assert math.isfinite(accuracy(first, toy_data()))
+
+
+@pytest.mark.parametrize("part_size", [1, 30, 100, 10**6])
+def test_a_batch_in_parts_has_the_whole_batch_s_loss_and_gradients(part_size):
+    net = supernet().use(Space(["body.0", "body.3"], (4,)).uniform(Choice("lora4", "lora4", "vector", "vector", "vector")))
+    net.double()
+    x, labels = toy_data(17)[:]
+    x = x.double()
+    expected = F.cross_entropy(net(x), labels)
+    expected.backward()
+    gradients = {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
+    net.zero_grad()
+    assert backward(net, x, labels, part_size=part_size) == pytest.approx(expected.item(), rel=1e-6)
+    assert {name for name, p in net.named_parameters() if p.grad is not None} == gradients.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(net.get_parameter(name).grad, gradient, rtol=1e-5, atol=1e-7)
+
+
+def test_a_model_that_normalises_over_batches_gets_them_whole():
+    seen = []
+    model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    model.register_forward_pre_hook(lambda _, arguments: seen.append(len(arguments[0])))
+    for model.training in (True, False):
+        model.train(model.training)
+        backward(model, *toy_data(8)[:], part_size=24)
+    assert seen == [8, 4, 4]

@@ -13,6 +13,7 @@ from glora_lib.benchmark.report import measure, table
 from glora_lib.benchmark.setting import Setting
 from glora_lib.profile import PROFILES
 from glora_lib.provenance import line
+from glora_lib.threads import share
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
         ("seed", ""),
     ):
         parser.add_argument(f"--{name}", type=int, default=Setting.__dataclass_fields__[name].default, help=text)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
+    parser.add_argument("--threads", type=int, default=share(), help="of torch")
     options = vars(parser.parse_args(argv))
     torch.set_num_threads(options.pop("threads"))
     print(line())

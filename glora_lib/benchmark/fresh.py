@@ -14,7 +14,6 @@ from dataclasses import asdict
 
 import torch
 
-from glora_lib import train
 from glora_lib.benchmark import steps
 from glora_lib.benchmark.setting import Setting
 from glora_lib.paths import ROOT
@@ -61,16 +60,15 @@ def _measure(request: dict) -> dict[str, dict[str, float]]:
     plain = request["setting"]
     setting = Setting(**plain | {"profile": PROFILES[plain["profile"]]})
     measured = {name: _one(name, setting) for name in request["names"]}
-    train.PART = 2**62
-    return measured | {f"{name}, whole batch": _one(name, setting) for name in request["whole"]}
+    return measured | {f"{name}, whole batch": _one(name, setting, part_size=2**62) for name in request["whole"]}
 
 
-def _one(name: str, setting: Setting) -> dict[str, float]:
+def _one(name: str, setting: Setting, **options) -> dict[str, float]:
     net = steps.model(name, setting)
     data = [setting.images(2), setting.images()]
     steps.step(net, setting, own=steps.ours(name), data=data[0])(1)  # loads what a step needs
     net.zero_grad(set_to_none=True)
-    visit = steps.step(net, setting, own=steps.ours(name), data=data[1])
+    visit = steps.step(net, setting, own=steps.ours(name), data=data[1], **options)
     gc.collect()
     before = _status("VmRSS") or peak_memory()
     _forget_peak()

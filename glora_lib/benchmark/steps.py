@@ -14,7 +14,7 @@ from glora_lib.benchmark.setting import Setting
 from glora_lib.methods import METHODS
 from glora_lib.model import AdaptedModel, adapt, fuse
 from glora_lib.space import Choice, Space
-from glora_lib.train import adamw, autocast, backward
+from glora_lib.train import PART, adamw, autocast, backward
 
 RANK = 8  # of the fixed configuration and of LoRA
 FIXED = Choice("lora8", "lora8", "vector", "vector", "vector")
@@ -68,7 +68,9 @@ STEPS = (
 )
 
 
-def step(net: nn.Module, setting: Setting, *, own: bool = True, dtype: str = "float32", data=None) -> Visit:
+def step(
+    net: nn.Module, setting: Setting, *, own: bool = True, dtype: str = "float32", data=None, part_size: int = PART
+) -> Visit:
     """Return one training step of the model, on the same images every time.
 
     A supernet takes the random configuration that belongs to the number of the round, so that the literal one takes the same.
@@ -86,7 +88,7 @@ def step(net: nn.Module, setting: Setting, *, own: bool = True, dtype: str = "fl
             net.use(space.sample(random.Random(number)))
         optimizer.zero_grad()
         if own:
-            backward(net, images, labels, dtype)
+            backward(net, images, labels, dtype, part_size)
         else:
             with autocast(dtype, images.device):
                 loss = F.cross_entropy(net(images).float(), labels)
