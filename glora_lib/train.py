@@ -111,7 +111,7 @@ def adamw(trained: dict[str, nn.Parameter], recipe) -> torch.optim.AdamW:
     groups = [{"params": members, "lr": peak, "peak": peak} for members, peak in groups if members]
     if not groups:
         raise TrainingError("no parameter of this model requires a gradient; adapt it first")
-    # fused: one call for all tensors; they are many and small, and a call for each takes seven times as long
+    # fused: one call for all tensors; they are many and small, and a call for each takes six times as long
     return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, fused=True)
 
 
