@@ -107,7 +107,10 @@ ALLOWED = {
         *("audit.report", "audit.selection", "audit.sources", "audit.superlora", "audit.superset", "audit.table1"),
         *("audit.tables", "sizes"),
     },
-    "plot": {"paths", "profile", "space"},
+    "plot.style": {"paths", "profile"},
+    "plot.results": {"plot.style"},
+    "plot.explain": {"plot.style", "space"},
+    "plot": {"plot.explain", "plot.results", "plot.style"},
     # the one place where everything meets
     "score": {"model", "space", "train"},
     "run": {"paths", "profile", "provenance", "record"},

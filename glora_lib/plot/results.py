@@ -1,30 +1,13 @@
-"""Figures: arrays and tables in, a matplotlib Figure out; `save` puts it where its profile keeps figures."""
+"""Figures of results: curves, ratios, bars, tables and intervals from records."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
-from glora_lib.paths import ROOT
-from glora_lib.profile import Profile
-from glora_lib.space import TENSORS, Config, forms
-
-# dark to light, so that lines and bars stay apart in grey; markers tell them apart a second time
-GREYSAFE = ("#1b2a41", "#b5442e", "#3d7ea6", "#e0a458", "#8aa29e")
-MARKERS = ("o", "s", "^", "D", "v")
-HATCHES = ("", "//", "..", "xx", "--")
-
-
-def save(figure: Figure, name: str, profile: Profile) -> Path:
-    """Write the figure as `<name>.png` to the profile's folder; return the path."""
-    path = ROOT / profile.figures / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120, bbox_inches="tight", metadata={"Software": None})
-    return path
+from glora_lib.plot.style import GREYSAFE, HATCHES, MARKERS, finish
 
 
 def lines(
@@ -37,7 +20,7 @@ def lines(
         axes.plot(xs, ys, label=name, markersize=4, linewidth=1.6, **style)
     axes.set(xlabel=x, ylabel=y, title=title, yscale="log" if log_y else "linear")
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))
-    return _finish(figure)
+    return finish(figure)
 
 
 def panels(
@@ -57,7 +40,7 @@ def panels(
         axes.axis("off")
     handles, names = grid.flat[0].get_legend_handles_labels()
     figure.legend(handles, names, frameon=False, ncols=len(names), loc="lower center", bbox_to_anchor=(0.5, 1))
-    return _finish(figure)
+    return finish(figure)
 
 
 def ratios(table: pd.DataFrame, *, label: str, hue: str, x: str) -> Figure:
@@ -73,7 +56,7 @@ def ratios(table: pd.DataFrame, *, label: str, hue: str, x: str) -> Figure:
         axes.errorbar(rows["ratio"], places, xerr=spread, fmt=" ", label=f"{hue} {value}", **style)
     axes.set(yticks=np.arange(len(labels))[::-1], yticklabels=labels, xlabel=x, xlim=(0, None))
     axes.legend(frameon=False, ncols=len(kinds), loc="lower center", bbox_to_anchor=(0.5, 1))
-    return _finish(figure)
+    return finish(figure)
 
 
 def shares(table: pd.DataFrame, *, label: str, x: str) -> Figure:
@@ -84,7 +67,7 @@ def shares(table: pd.DataFrame, *, label: str, x: str) -> Figure:
     axes.plot(table["share"], places, "o", color=GREYSAFE[0], markersize=5, label="found")
     axes.set(yticks=places, yticklabels=table[label], xlabel=x, xlim=(0, None))
     axes.legend(frameon=False, loc="lower left")
-    return _finish(figure)
+    return finish(figure)
 
 
 def bars(table: pd.DataFrame, *, x: str, y: str, hue: str, error: str, ylabel: str) -> Figure:
@@ -99,7 +82,7 @@ def bars(table: pd.DataFrame, *, x: str, y: str, hue: str, error: str, ylabel: s
         axes.bar(places, rows[y], width, yerr=rows[error].fillna(0), label=kind, capsize=3, **style)
     axes.set(xticks=np.arange(len(groups)), xticklabels=groups, ylabel=ylabel)
     axes.legend(frameon=False, ncols=len(kinds), loc="lower center", bbox_to_anchor=(0.5, 1))
-    return _finish(figure)
+    return finish(figure)
 
 
 def heat_table(table: pd.DataFrame, *, title: str = "") -> Figure:
@@ -127,7 +110,7 @@ def heat_table(table: pd.DataFrame, *, title: str = "") -> Figure:
     axes.set_yticks(np.arange(rows) + 0.5, table.index)
     axes.set_xticks(np.arange(columns) + 0.5, table.columns.get_level_values(1), rotation=40, ha="right", fontsize=8)
     axes.tick_params(length=0)
-    return _finish(figure, spines=False)
+    return finish(figure, spines=False)
 
 
 def interval_panels(table: pd.DataFrame, *, panel: str, label: str, value: str, low: str, high: str, x: str) -> Figure:
@@ -148,7 +131,7 @@ def interval_panels(table: pd.DataFrame, *, panel: str, label: str, value: str, 
         axes.set_yticks(np.arange(len(labels)), labels, fontsize=8)
     grid[0, 0].invert_yaxis()
     figure.supxlabel(x, fontsize=10)
-    return _finish(figure)
+    return finish(figure)
 
 
 def generations(search: Sequence[Mapping], random_best: Sequence[float] | None = None, *, n: int) -> Figure:
@@ -177,114 +160,4 @@ def generations(search: Sequence[Mapping], random_best: Sequence[float] | None =
         )
     axes.set(xlabel="generation (0 = random start)", ylabel=f"top-1 on val (%), n = {n}", xticks=range(len(search)))
     axes.legend(frameon=False, loc="lower right")
-    return _finish(figure)
-
-
-def embeddings(pictures: Mapping[tuple[str, str], np.ndarray], labels: np.ndarray, classes: Sequence[int]) -> Figure:
-    """Return a grid of pictures, keyed by (row, column): points in two dimensions, a digit a class."""
-    rows, columns = (list(dict.fromkeys(key[place] for key in pictures)) for place in (0, 1))
-    figure, axes = plt.subplots(len(rows), len(columns), figsize=(3.2 * len(columns), 3.2 * len(rows)), squeeze=False)
-    colors = sns.color_palette("viridis", len(classes))
-    for (row, column), points in pictures.items():
-        panel = axes[rows.index(row)][columns.index(column)]
-        for number, color in enumerate(colors):
-            own = points[labels == number]
-            panel.scatter(own[:, 0], own[:, 1], s=14, color=color, marker=f"${number}$", linewidths=0.2)
-        panel.set(xticks=[], yticks=[], title=column if row == rows[0] else "", ylabel=row if column == columns[0] else "")
-    return _finish(figure)
-
-
-def configuration(config: Config, ranks: Sequence[int]) -> Figure:
-    """Return a heatmap of a configuration: a row a support tensor, a column a layer, darker for more parameters."""
-    order = tuple(reversed(forms("A", sorted(ranks, reverse=True)))) + ()
-    names = list(config)
-    grid = np.array([[order.index(getattr(config[name], tensor)) for name in names] for tensor in TENSORS])
-    figure, axes = plt.subplots(figsize=(0.24 * len(names) + 2.5, 3.2))
-    colors = sns.color_palette("Greys", len(order))
-    sns.heatmap(
-        grid, cmap=colors, vmin=-0.5, vmax=len(order) - 0.5, linewidths=0.4, linecolor="white", ax=axes, cbar_kws={"pad": 0.02}
-    )
-    axes.collections[0].colorbar.set_ticks(range(len(order)), labels=order)
-    short = [name.replace("blocks.", "") for name in names]
-    axes.set_xticks(np.arange(len(names)) + 0.5, short, rotation=90, fontsize=7)
-    axes.set_yticks(np.arange(len(TENSORS)) + 0.5, TENSORS, rotation=0)
-    return _finish(figure, spines=False)
-
-
-def tally(counts: pd.Series, *, x: str) -> Figure:
-    """Return one horizontal bar for every entry of `counts`, with its number."""
-    figure, axes = plt.subplots(figsize=(7, 0.45 * len(counts) + 1))
-    drawn = axes.barh(counts.index[::-1], counts.to_numpy()[::-1], color=GREYSAFE[2])
-    axes.bar_label(drawn, padding=3)
-    axes.set(xlabel=x)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    return _finish(figure)
-
-
-def contact_sheet(tasks: Sequence, columns: int = 10) -> Figure:
-    """Return the first training images of every task, a row a task, with their class above."""
-    figure, grid = plt.subplots(len(tasks), columns, figsize=(1.1 * columns, 1.45 * len(tasks)), squeeze=False)
-    for row, task in zip(grid, tasks, strict=True):
-        for axes, image, label in zip(row, task.train.raw, task.train.labels, strict=False):
-            axes.imshow(image.permute(1, 2, 0).numpy())
-            axes.set_title(task.class_names[int(label)][:20], fontsize=6)
-            axes.set(xticks=[], yticks=[])
-        row[0].set_ylabel(task.name, fontsize=8)
-    return _finish(figure, spines=False)
-
-
-def storage(d2: int, d1: int, rank: int) -> Figure:
-    """Return the factors Xd (d2, R) and Xu (R, d1) as grids, shaded and named by the smallest form that uses an entry."""
-    forms_by_size = ["scalar", "vector", *(f"lora{r}" for r in range(1, rank + 1))]
-    down = np.tile(np.arange(rank) + 2, (d2, 1))
-    down[:, 0], down[0, 0] = 1, 0
-    up = np.tile(np.arange(rank)[:, None] + 2, (1, d1))
-    figure, grid = plt.subplots(
-        1, 2, figsize=(1 + 0.72 * (rank + d1), 0.5 + 0.55 * d2), gridspec_kw={"width_ratios": [rank, d1]}
-    )
-    colors = sns.color_palette("Greys_r", len(forms_by_size) + 2)[: len(forms_by_size)]
-    for axes, name, tiles in zip(grid, ("Xd", "Xu"), (down, up), strict=True):
-        style = {"cmap": colors, "vmin": -0.5, "vmax": len(colors) - 0.5, "linewidths": 1.5, "square": True, "cbar": False}
-        sns.heatmap(tiles, annot=np.array(forms_by_size)[tiles], fmt="", annot_kws={"fontsize": 8}, ax=axes, **style)
-        axes.set(xticks=[], yticks=[], title=f"{name}  {tiles.shape}")
-    return _finish(figure, spines=False)
-
-
-def matrices(panels: Mapping[str, pd.DataFrame], *, columns: int = 4, fmt: str = ".1f", signed: bool = False) -> Figure:
-    """Return small matrices with their numbers in the cells, a panel a name; `signed` colours around zero, alike in all."""
-    rows = -(-len(panels) // columns)
-    high, wide = next(iter(panels.values())).shape
-    figure, grid = plt.subplots(rows, columns, figsize=(0.62 * wide * columns + 1, 0.5 * high * rows + 0.9), squeeze=False)
-    largest = max(np.abs(panel.to_numpy()).max() for panel in panels.values())
-    for axes, (name, panel) in zip(grid.flat, panels.items(), strict=True):
-        scale = {"cmap": "PuOr", "vmin": -1.4 * largest, "vmax": 1.4 * largest} if signed else {"cmap": "Greys", "robust": True}
-        sns.heatmap(panel, annot=True, fmt=fmt, annot_kws={"fontsize": 8}, linewidths=1, cbar=False, ax=axes, **scale)
-        axes.set_title(name, fontsize=10)
-        axes.tick_params(length=0, labelsize=8, rotation=0)
-    return _finish(figure, spines=False)
-
-
-def sizes(samples: Mapping[str, Sequence[int]], marks: Mapping[str, Mapping[str, float]], *, x: str) -> Figure:
-    """Return a histogram for every name of `samples`, a row each, with the values of `marks[name]` as labelled lines."""
-    figure, grid = plt.subplots(len(samples), 1, figsize=(8, 1.7 * len(samples) + 0.6), sharex=True, squeeze=False)
-    ends = [value / 1e6 for name, values in samples.items() for value in (min(values), max(values), *marks[name].values())]
-    for axes, (name, values) in zip(grid[:, 0], samples.items(), strict=True):
-        axes.hist(np.array(values) / 1e6, bins=50, color=GREYSAFE[4])
-        for number, (mark, value) in enumerate(marks[name].items()):
-            style = {"color": GREYSAFE[number], "linestyle": ("-", "--", ":")[number % 3], "linewidth": 1.8}
-            axes.axvline(value / 1e6, label=f"{mark}: {value / 1e6:.3g} M", **style)
-        axes.set(ylabel="subnets", title=f"{name}, n = {len(values):,} random subnets", ylim=(0, None))
-        axes.legend(frameon=False, fontsize=8, loc="upper left")
-    low, high = 0.3 * min(ends), 1.1 * max(ends)  # the legends stand left of the data
-    ticks = [tick for tick in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10) if low <= tick <= high]
-    grid[-1, 0].set(xlabel=x, xscale="log", xlim=(low, high))
-    grid[-1, 0].set_xticks(ticks, ticks)
-    return _finish(figure)
-
-
-def _finish(figure: Figure, spines: bool = True) -> Figure:
-    if spines:
-        sns.despine(figure)
-    figure.tight_layout()
-    plt.close(figure)  # a notebook shows the figure that a cell returns, once
-    return figure
+    return finish(figure)

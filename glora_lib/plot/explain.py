@@ -1,0 +1,114 @@
+"""Figures that explain: configurations, tasks, features, storage, matrices and sizes."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from glora_lib.plot.style import GREYSAFE, finish
+from glora_lib.space import TENSORS, Config, forms
+
+
+def configuration(config: Config, ranks: Sequence[int]) -> Figure:
+    """Return a heatmap of a configuration: a row a support tensor, a column a layer, darker for more parameters."""
+    order = tuple(reversed(forms("A", sorted(ranks, reverse=True)))) + ()
+    names = list(config)
+    grid = np.array([[order.index(getattr(config[name], tensor)) for name in names] for tensor in TENSORS])
+    figure, axes = plt.subplots(figsize=(0.24 * len(names) + 2.5, 3.2))
+    colors = sns.color_palette("Greys", len(order))
+    sns.heatmap(
+        grid, cmap=colors, vmin=-0.5, vmax=len(order) - 0.5, linewidths=0.4, linecolor="white", ax=axes, cbar_kws={"pad": 0.02}
+    )
+    axes.collections[0].colorbar.set_ticks(range(len(order)), labels=order)
+    short = [name.replace("blocks.", "") for name in names]
+    axes.set_xticks(np.arange(len(names)) + 0.5, short, rotation=90, fontsize=7)
+    axes.set_yticks(np.arange(len(TENSORS)) + 0.5, TENSORS, rotation=0)
+    return finish(figure, spines=False)
+
+
+def tally(counts: pd.Series, *, x: str) -> Figure:
+    """Return one horizontal bar for every entry of `counts`, with its number."""
+    figure, axes = plt.subplots(figsize=(7, 0.45 * len(counts) + 1))
+    drawn = axes.barh(counts.index[::-1], counts.to_numpy()[::-1], color=GREYSAFE[2])
+    axes.bar_label(drawn, padding=3)
+    axes.set(xlabel=x)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    return finish(figure)
+
+
+def contact_sheet(tasks: Sequence, columns: int = 10) -> Figure:
+    """Return the first training images of every task, a row a task, with their class above."""
+    figure, grid = plt.subplots(len(tasks), columns, figsize=(1.1 * columns, 1.45 * len(tasks)), squeeze=False)
+    for row, task in zip(grid, tasks, strict=True):
+        for axes, image, label in zip(row, task.train.raw, task.train.labels, strict=False):
+            axes.imshow(image.permute(1, 2, 0).numpy())
+            axes.set_title(task.class_names[int(label)][:20], fontsize=6)
+            axes.set(xticks=[], yticks=[])
+        row[0].set_ylabel(task.name, fontsize=8)
+    return finish(figure, spines=False)
+
+
+def embeddings(pictures: Mapping[tuple[str, str], np.ndarray], labels: np.ndarray, classes: Sequence[int]) -> Figure:
+    """Return a grid of pictures, keyed by (row, column): points in two dimensions, a digit a class."""
+    rows, columns = (list(dict.fromkeys(key[place] for key in pictures)) for place in (0, 1))
+    figure, axes = plt.subplots(len(rows), len(columns), figsize=(3.2 * len(columns), 3.2 * len(rows)), squeeze=False)
+    colors = sns.color_palette("viridis", len(classes))
+    for (row, column), points in pictures.items():
+        panel = axes[rows.index(row)][columns.index(column)]
+        for number, color in enumerate(colors):
+            own = points[labels == number]
+            panel.scatter(own[:, 0], own[:, 1], s=14, color=color, marker=f"${number}$", linewidths=0.2)
+        panel.set(xticks=[], yticks=[], title=column if row == rows[0] else "", ylabel=row if column == columns[0] else "")
+    return finish(figure)
+
+
+def storage(d2: int, d1: int, rank: int) -> Figure:
+    """Return the factors Xd (d2, R) and Xu (R, d1) as grids, shaded and named by the smallest form that uses an entry."""
+    forms_by_size = ["scalar", "vector", *(f"lora{r}" for r in range(1, rank + 1))]
+    down = np.tile(np.arange(rank) + 2, (d2, 1))
+    down[:, 0], down[0, 0] = 1, 0
+    up = np.tile(np.arange(rank)[:, None] + 2, (1, d1))
+    figure, grid = plt.subplots(
+        1, 2, figsize=(1 + 0.72 * (rank + d1), 0.5 + 0.55 * d2), gridspec_kw={"width_ratios": [rank, d1]}
+    )
+    colors = sns.color_palette("Greys_r", len(forms_by_size) + 2)[: len(forms_by_size)]
+    for axes, name, tiles in zip(grid, ("Xd", "Xu"), (down, up), strict=True):
+        style = {"cmap": colors, "vmin": -0.5, "vmax": len(colors) - 0.5, "linewidths": 1.5, "square": True, "cbar": False}
+        sns.heatmap(tiles, annot=np.array(forms_by_size)[tiles], fmt="", annot_kws={"fontsize": 8}, ax=axes, **style)
+        axes.set(xticks=[], yticks=[], title=f"{name}  {tiles.shape}")
+    return finish(figure, spines=False)
+
+
+def matrices(panels: Mapping[str, pd.DataFrame], *, columns: int = 4, fmt: str = ".1f", signed: bool = False) -> Figure:
+    """Return small matrices with their numbers in the cells, a panel a name; `signed` colours around zero, alike in all."""
+    rows = -(-len(panels) // columns)
+    high, wide = next(iter(panels.values())).shape
+    figure, grid = plt.subplots(rows, columns, figsize=(0.62 * wide * columns + 1, 0.5 * high * rows + 0.9), squeeze=False)
+    largest = max(np.abs(panel.to_numpy()).max() for panel in panels.values())
+    for axes, (name, panel) in zip(grid.flat, panels.items(), strict=True):
+        scale = {"cmap": "PuOr", "vmin": -1.4 * largest, "vmax": 1.4 * largest} if signed else {"cmap": "Greys", "robust": True}
+        sns.heatmap(panel, annot=True, fmt=fmt, annot_kws={"fontsize": 8}, linewidths=1, cbar=False, ax=axes, **scale)
+        axes.set_title(name, fontsize=10)
+        axes.tick_params(length=0, labelsize=8, rotation=0)
+    return finish(figure, spines=False)
+
+
+def sizes(samples: Mapping[str, Sequence[int]], marks: Mapping[str, Mapping[str, float]], *, x: str) -> Figure:
+    """Return a histogram for every name of `samples`, a row each, with the values of `marks[name]` as labelled lines."""
+    figure, grid = plt.subplots(len(samples), 1, figsize=(8, 1.7 * len(samples) + 0.6), sharex=True, squeeze=False)
+    ends = [value / 1e6 for name, values in samples.items() for value in (min(values), max(values), *marks[name].values())]
+    for axes, (name, values) in zip(grid[:, 0], samples.items(), strict=True):
+        axes.hist(np.array(values) / 1e6, bins=50, color=GREYSAFE[4])
+        for number, (mark, value) in enumerate(marks[name].items()):
+            style = {"color": GREYSAFE[number], "linestyle": ("-", "--", ":")[number % 3], "linewidth": 1.8}
+            axes.axvline(value / 1e6, label=f"{mark}: {value / 1e6:.3g} M", **style)
+        axes.set(ylabel="subnets", title=f"{name}, n = {len(values):,} random subnets", ylim=(0, None))
+        axes.legend(frameon=False, fontsize=8, loc="upper left")
+    low, high = 0.3 * min(ends), 1.1 * max(ends)  # the legends stand left of the data
+    ticks = [tick for tick in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10) if low <= tick <= high]
+    grid[-1, 0].set(xlabel=x, xscale="log", xlim=(low, high))
+    grid[-1, 0].set_xticks(ticks, ticks)
+    return finish(figure)
