@@ -279,7 +279,7 @@ def test_few_shot_seeds_are_seeds_and_shifts_are_tasks(own_records):
             ).save()  # fmt: skip
             Record(
                 "domain_generalization", "mnist_5k", method, "cpu", seed, {},
-                {"test": 0.9, "targets": {"optdigits": test, "mnist_m": test - 0.2}, "n_targets": {}}, None,
+                {"test": 0.9, "n_test": 9, "shift_a": test, "n_a": 9, "shift_b": test - 0.2, "n_b": 9}, None,
                 "nothing", {}, {"commit": "0" * 40, "dirty": False},
             ).save()  # fmt: skip
     assert verdict_of("few-shot/measured") == ("+10.0 points (cpu, 1 tasks, 3 pairs)", "direction")
