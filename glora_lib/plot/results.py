@@ -43,6 +43,20 @@ def panels(
     return finish(figure)
 
 
+def intervals(
+    table: pd.DataFrame, *, label: str, value: str, low: str, high: str, x: str, reference: float | None = None
+) -> Figure:
+    """Return a dot with an interval for every row of `table`, one under another."""
+    figure, axes = plt.subplots(figsize=(7, 0.45 * len(table) + 1))
+    places = np.arange(len(table))[::-1]
+    spread = np.abs(table[[low, high]].to_numpy().T - table[value].to_numpy())
+    axes.errorbar(table[value], places, xerr=spread, fmt="o", color=GREYSAFE[0], capsize=4)
+    if reference is not None:
+        axes.axvline(reference, color=GREYSAFE[1], linestyle="--", linewidth=1)
+    axes.set(yticks=places, yticklabels=table[label], xlabel=x)
+    return finish(figure)
+
+
 def ratios(table: pd.DataFrame, *, label: str, hue: str, x: str) -> Figure:
     """Return a row for every `label` with a dot for every `hue`: columns ratio (the dot), low and high (the whisker)."""
     labels, kinds = list(dict.fromkeys(table[label])), list(dict.fromkeys(table[hue]))
