@@ -211,7 +211,8 @@ def measure(method: str, seed: int, test: float, experiment: str = "vtab1k", pro
     config = {"blocks.0": {"A": "lora2", "B": "vector", "C": "none", "D": "none", "E": "none"}} if method == "glora" else None
     Record(
         experiment, "mnist_5k", method, profile, seed,
-        {"group": "natural", "epochs": 3} | settings, {"test": test, "n_test": 100, "random_test": [test - 0.01]}, config,
+        {"group": "natural", "epochs": 3, "ranks": [4, 2]} | settings,
+        {"test": test, "n_test": 100, "random_test": [test - 0.01]}, config,
         "val", {"stored": 10, "seconds_train": 3600.0, "peak_memory_mb": 1024.0}, {"commit": "0" * 40, "dirty": False},
     ).save()  # fmt: skip
 
@@ -267,7 +268,10 @@ def test_evolution_is_held_against_random_search_of_another_experiment(own_recor
         measure("glora_random", seed, 0.79, experiment="search")
     assert verdict_of("search/effective") == ("+1.0 points (cpu, 1 tasks, 3 pairs)", "direction")
     assert verdict_of("search/comparable")[1] == "direction"
-    assert verdict_of("figure4/none")[1] == "direction"
+    assert verdict_of("figure4/none") == (
+        "none: 100 % of D and E, 0 % of A and B, by chance 33 %, 20 % (cpu, 3 runs)",
+        "direction",
+    )
 
 
 def test_few_shot_seeds_are_seeds_and_shifts_are_tasks(own_records):

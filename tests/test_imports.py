@@ -87,7 +87,7 @@ ALLOWED = {
     "audit.superset": {"audit.judge", "layer", "methods", "model", "space"},
     "audit.selection": {"audit.judge", "audit.protocol"},
     "audit.superlora": {"audit.sources", "audit.judge"},
-    "audit.measured": {"audit.judge", "profile", "record", "table", "transfer"},
+    "audit.measured": {"audit.judge", "profile", "record", "space", "table", "transfer"},
     "audit.desk": {
         *("audit.sources", "audit.counts", "audit.dimensions", "audit.equations", "audit.judge", "audit.measured"),
         *("audit.protocol", "audit.selection", "audit.superlora", "audit.superset", "audit.table1", "audit.tables", "paths"),

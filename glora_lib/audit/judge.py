@@ -9,7 +9,7 @@ VERDICTS = {
     "near": "within twice the tolerance",
     "off": "farther than twice the tolerance",
     "direction": "the order holds, the number is another setting's",
-    "contradicted": "the count differs, or the statement does not hold",
+    "contradicted": "the count differs, or the statement does not hold; a measured one: in this profile's setting",
     "not run": "needs records that do not exist, or more seeds",
     "not testable": "nothing here can decide it, and the table says why",
 }

@@ -5,6 +5,7 @@ import pandas as pd
 from glora_lib.audit.judge import Check, number
 from glora_lib.profile import PROFILES
 from glora_lib.record import results
+from glora_lib.space import forms
 from glora_lib.table import paired
 from glora_lib.transfer import by_target
 
@@ -90,17 +91,20 @@ def structured_needs_more(claim: pd.Series, profile: str) -> tuple[str, str]:
 
 
 def bias_tensors_unused(claim: pd.Series, profile: str) -> tuple[str, str]:
-    """Hold how often D and E are none in the found configurations against A and B; by chance 1/3 against 1/4 (one rank)."""
+    """Hold how often D and E are none in the found configurations against A and B; add what chance alone gives."""
     records = _configurations(profile)
     if records.empty:
         return f"no records ({profile})", "not run"
     layers = [choice for record in records["record"] for choice in record.config.values()]
+    ranks = records.iloc[0]["record"].settings["ranks"]
 
     def share(*tensors: str) -> float:
         return sum(choice[tensor] == "none" for choice in layers for tensor in tensors) / (len(layers) * len(tensors))
 
     bias, weight = share("D", "E"), share("A", "B")
-    found = f"none: {100 * bias:.0f} % of D and E, {100 * weight:.0f} % of A and B ({profile}, {len(records)} searches)"
+    chance = ", ".join(f"{100 / len(forms(tensor, ranks)):.0f} %" for tensor in ("D", "A"))
+    shares = f"{100 * bias:.0f} % of D and E, {100 * weight:.0f} % of A and B"
+    found = f"none: {shares}, by chance {chance} ({profile}, {len(records)} runs)"
     return direction(bias - weight, int(records.groupby("task")["seed"].nunique().min()), found, profile)
 
 
