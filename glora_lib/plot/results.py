@@ -158,15 +158,16 @@ def generations(search: Sequence[Mapping], random_best: Sequence[float] | None =
         n: images that an accuracy was measured on.
     """
     figure, axes = plt.subplots(figsize=(7, 4))
-    jitter = np.random.default_rng(0)
+    jitter, said = np.random.default_rng(0), False
     best = np.maximum.accumulate([max(generation["val"], default=0) for generation in search])
     for number, generation in enumerate(search):
         val = 100 * np.array(generation["val"])
         exact = np.array(generation.get("exact", [True] * len(val)), dtype=bool)
         places = number + jitter.uniform(-0.25, 0.25, len(val))
         axes.scatter(places[exact], val[exact], s=10, color=GREYSAFE[4], label=None if number else "a subnet")
-        label = "stopped: lies below" if number == 1 else None
-        axes.scatter(places[~exact], val[~exact], s=24, marker=7, color=GREYSAFE[4], alpha=0.5, linewidths=0, label=label)
+        if not exact.all():
+            label, said = (None if said else "stopped: lies below"), True
+            axes.scatter(places[~exact], val[~exact], s=24, marker=7, color=GREYSAFE[4], alpha=0.5, linewidths=0, label=label)
     axes.plot(100 * best, color=GREYSAFE[0], marker="o", label="evolution, best so far")
     if random_best is not None:
         axes.plot(
