@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ FIXED = Choice("lora8", "lora8", "vector", "vector", "vector")
 Visit = Callable[[int], object]  # called with the number of the round
 
 
-def in_turns(visits: Mapping[str, Visit], rounds: int, seed: int = 0) -> dict[str, list[float]]:
+def in_turns(visits: Mapping[Hashable, Visit], rounds: int, seed: int = 0) -> dict[Hashable, list[float]]:
     """Return the seconds of every visit in every round; the order is shuffled anew in each. Round 0 is not counted."""
     rng, seconds = random.Random(seed), {name: [] for name in visits}
     for number in range(rounds + 1):
