@@ -143,8 +143,10 @@ class GLoRALinear(nn.Module):
         A layer without bias gains one if C or E is in use.
         """
         W, b = self.effective()
-        fused = nn.Linear(self.in_features, self.out_features, bias=b is not None, device=W.device, dtype=W.dtype)
-        fused.weight.copy_(W)
+        fused = nn.utils.skip_init(
+            nn.Linear, self.in_features, self.out_features, bias=b is not None, device=W.device, dtype=W.dtype
+        )
+        fused.weight = nn.Parameter(W.clone() if W is self.W0 else W)
         if b is not None:
             fused.bias.copy_(b)
         return fused.train(self.training)

@@ -11,8 +11,8 @@ VTAB_1K = (
     *("clevr_count", "clevr_dist", "dmlab", "kitti", "dsprites_loc", "dsprites_ori", "smallnorb_azi", "smallnorb_ele"),
 )
 
-# What the papers compare GLoRA with: their options on ViT-B/16, where one number serves all tasks. FacT's scale lies in
-# the middle of the range that its authors choose from, task by task; so do the lengths of prompts in theirs.
+# What the papers compare GLoRA with: their options on ViT-B/16, where one number serves all tasks. FacT's scale lies
+# inside the range that its authors choose from, task by task; so do the lengths of prompts in theirs.
 BASELINES = {
     "full": {},
     "bitfit": {},
@@ -47,6 +47,7 @@ class Profile:
     seeds: tuple[int, ...] = (0, 1, 2)
     few_shot: tuple[str, ...] = ("food-101", "oxford_flowers", "stanford_cars", "oxford_pets", "fgvc_aircraft")
     shots: tuple[int, ...] = (1, 2, 4, 8, 16)  # training images a class
+    controlled: tuple[str, ...] = VTAB_1K  # tasks that have the controls of `controls`
     sources: tuple[str, ...] = ("imagenet-16shot-s0",)  # what is trained on, then tested on shifted targets
     seeds_by_method: dict[str, tuple[int, ...]] = field(default_factory=dict)  # where a method has others than `seeds`
     # the supernet (App. A and the authors' supernet.py)
@@ -111,7 +112,7 @@ class Profile:
 
         Options are there where the method has any.
         """
-        around = ("name", "tasks", "few_shot", "shots", "sources", "seeds", "seeds_by_method", "methods")
+        around = ("name", "tasks", "controlled", "few_shot", "shots", "sources", "seeds", "seeds_by_method", "methods")
         around += ("results", "figures", "allow_dirty", "compared")
         around += () if self.options else ("options",)
         settings = {name: value for name, value in asdict(self).items() if name not in around}
@@ -128,6 +129,7 @@ CPU = replace(
     image_size=42,
     drop_path=0.0,
     tasks=("mnist_5k", "landcover_10", "clevr_count"),
+    controlled=(),
     few_shot=("tiny_imagenet_food", "tiny_imagenet_vehicles", "tiny_imagenet_pets", "mnist_5k", "landcover_10"),
     sources=("mnist_5k", "tiny_imagenet_food-16shot-s0"),
     seeds_by_method={name: (0,) for name in BASELINES if name != "lora"}
@@ -161,6 +163,7 @@ SMOKE = replace(
     image_size=32,
     drop_path=0.0,
     tasks=("gratings",),
+    controlled=("gratings",),
     few_shot=("gratings",),
     shots=(1, 4),
     sources=("gratings",),

@@ -13,7 +13,7 @@ import torch
 
 
 @pytest.fixture(scope="session", autouse=True)
-def two_threads():
+def threads():
     """As many threads as OMP_NUM_THREADS says, else two: the machine that the recorded numbers come from has two cores."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 

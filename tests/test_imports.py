@@ -114,6 +114,7 @@ ALLOWED = {
     # the one place where everything meets
     "score": {"model", "space", "train"},
     "run": {"paths", "profile", "provenance", "record"},
+    "controls": {"profile", "run"},
     "stages": {
         *("methods", "methods.noah", "methods.probes", "model", "profile", "run", "score", "search", "space", "train"),
     },

@@ -1,0 +1,51 @@
+"""The controls: which runs they are, and what one of each measures."""
+
+from dataclasses import replace
+
+import pytest
+
+from glora_lib import run as run_module
+from glora_lib.controls import CONTROLS, controls, whole_budget
+from glora_lib.grid import execute
+from glora_lib.profile import CPU, PAPER, SMOKE
+from glora_lib.run import Run
+
+PROFILE = replace(SMOKE, epochs=1, warmup_epochs=0, generations=1, population=4, parents=2, mutations=1, crossovers=1)
+
+
+def test_each_control_is_a_run_of_its_own():
+    runs = controls("gratings", SMOKE, seed=2)
+    assert [run.label or run.method for run in runs] == list(CONTROLS)
+    assert len({run.id for run in runs}) == len(CONTROLS)
+    assert {(run.experiment, run.task, run.seed) for run in runs} == {("controls", "gratings", 2)}
+
+
+@pytest.mark.parametrize(("profile", "epochs"), [(PAPER, 588), (CPU, 27)])
+def test_the_whole_budget_adds_the_scored_images_as_a_third(profile, epochs):
+    """500 + 1,050 * 200 / (3 * 800) = 587.5 at paper scale, 14 + 150 * 200 / 2,400 = 26.5 in the cpu profile."""
+    assert whole_budget(profile) == epochs
+
+
+@pytest.mark.parametrize("profile", [PAPER, CPU, SMOKE])
+def test_lora_gets_that_budget_and_keeps_the_rest_of_its_recipe(profile):
+    long = {run.label: run for run in controls("gratings", profile)}["lora_long"]
+    recipe, plain = long.recipe.settings(), Run("vtab1k", "gratings", "lora", profile).recipe.settings()
+    assert recipe == plain | {"epochs": whole_budget(profile)}
+    assert recipe["epochs"] > profile.epochs
+
+
+def test_searches_of_one_supernet_share_its_training():
+    by_name = {run.method: run for run in controls("gratings", CPU)}
+    glora = Run("vtab1k", "gratings", "glora", CPU)
+    folders = {run.supernet.state_folder for run in (glora, by_name["glora_random"], by_name["glora_oracle"])}
+    assert len(folders) == 1
+
+
+def test_the_oracle_says_that_it_selected_on_test_images(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "CACHE", tmp_path)
+    random, oracle = (execute(run) for run in controls("gratings", PROFILE) if run.method in ("glora_random", "glora_oracle"))
+    assert (random.selected_on, oracle.selected_on) == ("val", "test (oracle)")
+    scores = [value for generation in oracle.history["search"] for value in generation["test"]]
+    assert oracle.metrics["test"] == max(scores)
+    assert oracle.cost["search_images"] >= oracle.metrics["n_test"] * PROFILE.population  # the random start is scored whole
+    assert "test" not in random.history["search"][0]
