@@ -89,9 +89,6 @@ def _packaged(classes: int, image_size: int, drop_path: float) -> nn.Module:
     missing, unexpected = model.load_state_dict(state, strict=False)
     if set(missing) != {"head.weight", "head.bias"} or unexpected:
         raise BackboneError(f"{PACKAGED_FILE} does not fit timm's architecture: missing {missing}, unexpected {unexpected}")
-    for block in model.blocks:
-        # the backward pass of torch's fused attention is slow on processors for this few tokens; the values are the same
-        block.attn.fused_attn = False
     return model
 
 

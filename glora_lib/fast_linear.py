@@ -51,16 +51,17 @@ class _ScaledRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, W0, gain, down, up, bias):
         rows = x.reshape(-1, x.shape[-1])
-        plain = None
-        if gain is None:
-            y = rows @ W0.T if bias is None else torch.addmm(bias, rows, W0.T)
-        else:
-            plain = rows @ W0.T
-            y = plain * gain if bias is None else torch.addcmul(bias, plain, gain)
-        if down is not None:
-            y.addmm_(_thin(rows, up.T), down.T)
         # the gradient of a gain that differs from row to row needs x W0^T; a common one does without if x has a gradient
         keep = gain is not None and ctx.needs_input_grad[2] and not (len(gain) == 1 and ctx.needs_input_grad[0])
+        plain = None
+        if keep or (gain is not None and len(rows) < W0.shape[1]):
+            plain = rows @ W0.T
+            y = plain * gain if bias is None else torch.addcmul(bias, plain, gain)
+        else:
+            W = W0 if gain is None else W0 * gain[:, None]  # a smaller array than y
+            y = rows @ W.T if bias is None else torch.addmm(bias, rows, W.T)
+        if down is not None:
+            y.addmm_(_thin(rows, up.T), down.T)
         ctx.save_for_backward(rows, W0, gain, down, up, plain if keep else None)
         ctx.shape = x.shape
         return y.view(*x.shape[:-1], W0.shape[0])
@@ -75,7 +76,7 @@ class _ScaledRows(torch.autograd.Function):
         if plain is not None:
             dgain = torch.linalg.vecdot(dy, plain, dim=0).sum_to_size(gain.shape)
         if gain is not None and len(gain) > 1 and need_x:
-            dx = (dy * gain) @ W0
+            dx = (dy * gain) @ W0 if len(dy) < W0.shape[1] else dy @ (W0 * gain[:, None])  # the smaller of the two is scaled
         elif need_x:
             dx = dy @ W0
             if need_gain:

@@ -10,12 +10,13 @@ import os
 import random
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 
 SETTINGS = (
@@ -166,11 +167,18 @@ def predict(model: nn.Module, data: Dataset, *, batch_size: int = 250, dtype: st
     return torch.cat(classes)
 
 
+@contextmanager
 def autocast(dtype: str, device: torch.device):
-    """Return the context in which a model computes in `dtype`, "float32" or "bfloat16"; weights stay as they are."""
+    """The context in which a model computes in `dtype`, "float32" or "bfloat16"; weights stay as they are."""
     if dtype not in ("float32", "bfloat16"):
         raise ValueError(f"dtype {dtype!r} is not known; valid: float32, bfloat16")
-    return torch.autocast(device.type, torch.bfloat16) if dtype == "bfloat16" else nullcontext()
+    if dtype == "float32":
+        yield
+        return
+    # on a processor the backward pass of the fused kernel is slow in bfloat16 for few tokens; the values are the same
+    plain_attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+    with plain_attention, torch.autocast(device.type, torch.bfloat16):
+        yield
 
 
 def _in_order(data: Dataset, batch_size: int) -> DataLoader:

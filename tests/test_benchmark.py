@@ -50,7 +50,7 @@ def test_our_step_and_the_literal_one_have_the_same_gradients(monkeypatch):
 def test_all_steps_run_and_peft_s_models_train_the_same_tensors():
     for name in steps.STEPS:
         steps.named(name, SETTING)(1)
-    fixed, theirs = steps.model("LoRA", SETTING), steps.model("LoRA, peft", SETTING)
+    fixed, theirs = steps.model("B alone", SETTING), steps.model("LoRA, peft", SETTING)
     sizes = [sum(p.numel() for p in net.parameters() if p.requires_grad) for net in (fixed, theirs)]
     assert sizes[0] == sizes[1]
     with pytest.raises(ValueError, match="valid: supernet"):
@@ -121,11 +121,11 @@ def test_the_table_says_what_is_reached_and_what_was_not_measured():
     rows = report.table(record()).set_index("what")
     assert rows.loc["supernet step, float32", ["measured", "n", "reached"]].tolist() == [2.0, 3, True]  # of 2, 2 and 1.5
     assert rows.loc["fixed-configuration step, float32", ["measured", "reached"]].tolist() == [1.0, False]
-    assert rows.loc["LoRA step, float32", "reached"]
+    assert rows.loc["LoRA step, B alone, float32", "reached"]
     assert rows.loc["memory of a step, supernet", ["measured", "reached"]].tolist() == [0.5, True]
     assert rows.loc["import, seconds", ["measured", "reached"]].tolist() == [2.25, True]
     assert not rows.loc["backbone, seconds", "reached"]
-    for what in ("supernet step", "LoRA step", "one search"):
+    for what in ("supernet step", "LoRA step, B alone", "one search"):
         row = rows.loc[f"{what}, bfloat16"]
         assert (row["n"], row["reached"]) == (0, None)
         assert "0.010 of float32's rate" in row["against"]

@@ -24,9 +24,10 @@ def gradients(layer: GLoRALinear, x: torch.Tensor, fast: bool) -> dict[str, torc
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 @pytest.mark.parametrize("scale", [True, False], ids=["scaled", "unscaled"])
 @pytest.mark.parametrize("shape", [(4, 3), (3, 3), (4, 1), (1, 4)], ids=str)
-def test_values_and_gradients_are_the_plain_formula_s_in_every_choice(shape, scale, bias):
+@pytest.mark.parametrize("rows", [6, 2], ids=["more rows than inputs", "few rows"])
+def test_values_and_gradients_are_the_plain_formula_s_in_every_choice(rows, shape, scale, bias):
     layer = random_layer(*shape, bias, rank=4, scale_broadcast=scale)
-    x = torch.randn(2, 3, shape[1], dtype=torch.float64)
+    x = torch.randn(2, rows // 2, shape[1], dtype=torch.float64)
     for choice in ALL_900[:: 1 if shape == (4, 3) and not scale else 7]:
         layer.use(choice)
         plain, fast = gradients(layer, x, fast=False), gradients(layer, x, fast=True)

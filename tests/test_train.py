@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import nn, profiler
 from torch.utils.data import TensorDataset
 
 from glora_lib.model import AdaptedModel, adapt
 from glora_lib.profile import PROFILES
 from glora_lib.space import Choice, Space
-from glora_lib.train import TrainingError, accuracy, backward, predict, schedule, train
+from glora_lib.train import TrainingError, accuracy, autocast, backward, predict, schedule, train
 
 RECIPE = replace(
     PROFILES["smoke"].for_method("glora"),
@@ -290,6 +290,14 @@ def test_an_unknown_dtype_names_the_known(dtype):
         accuracy(Toy(), toy_data(), dtype=dtype)
     with pytest.raises(ValueError, match="valid: float32, bfloat16"):
         train(supernet(), toy_data(), replace(RECIPE, dtype=dtype))
+
+
+@pytest.mark.parametrize(("dtype", "fused"), [("float32", True), ("bfloat16", False)])
+def test_attention_is_fused_where_its_backward_pass_is_fast(dtype, fused):
+    q = torch.randn(1, 2, 5, 8, dtype=getattr(torch, dtype), requires_grad=True)
+    with profiler.profile() as seen, autocast(dtype, q.device):
+        F.scaled_dot_product_attention(q, q, q)
+    assert any("flash" in event.key for event in seen.key_averages()) is fused
 
 
 class Fixed(nn.Module):

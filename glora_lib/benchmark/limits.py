@@ -60,10 +60,10 @@ def operations(visit: Visit) -> int:
 def step_operations(setting: Setting) -> dict[str, float]:
     """Return the operations of single steps: of the supernet the mean of two configurations, ours and literal.
 
-    "forward" is a forward pass of the base. Torch's fused attention, which the literal step has, escapes the counter.
+    "forward" is a forward pass of the base. In the steps the products of attention escape the counter, in fused kernels.
     """
     counts = {"forward": float(setting.batch * flops(setting.backbone(), setting.image_size))}
-    for name in ("supernet", "supernet, literal", "fixed", "LoRA", "full fine-tuning"):
+    for name in ("supernet", "supernet, literal", "fixed", "B alone", "LoRA", "full fine-tuning"):
         visit = named(name, setting)
         counts[name] = float(np.mean([operations(lambda _, r=r, v=visit: v(r)) for r in range(1, 3 if "net" in name else 2)]))
     return counts

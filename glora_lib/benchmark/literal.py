@@ -27,16 +27,8 @@ class LiteralLinear(GLoRALinear):
 
 
 def literal(backbone: nn.Module, rank: int, scale_broadcast: bool = False) -> AdaptedModel:
-    """Return the backbone with literal layers and timm's default attention."""
-    net = adapt(default_attention(backbone), rank=rank, scale_broadcast=scale_broadcast)
+    """Return the backbone with literal layers."""
+    net = adapt(backbone, rank=rank, scale_broadcast=scale_broadcast)
     for name in net.layer_names:
         net.layer(name).__class__ = LiteralLinear
     return net
-
-
-def default_attention(backbone: nn.Module) -> nn.Module:
-    """Return the backbone with the attention that timm chooses where nobody asks: torch's fused one."""
-    for module in backbone.modules():
-        if hasattr(module, "fused_attn"):
-            module.fused_attn = True
-    return backbone

@@ -2,8 +2,6 @@
 
 from torch import nn
 
-from glora_lib.benchmark.literal import default_attention
-
 
 def peft_glora(backbone: nn.Module, rank: int) -> nn.Module:
     """Return peft's GLoRA: A and B LoRA, C, D and E vectors, in every linear layer but the head, which is trained too."""
@@ -21,6 +19,6 @@ def _wrap(backbone: nn.Module, config: str, **options) -> nn.Module:
     except ImportError as error:
         raise ImportError(f"the comparison needs peft ({error}); install it with: pip install peft==0.21.2") from error
     names = [name for name, module in backbone.named_modules() if type(module) is nn.Linear and name != "head"]
-    model = peft.get_peft_model(default_attention(backbone), getattr(peft, config)(target_modules=names, **options))
+    model = peft.get_peft_model(backbone, getattr(peft, config)(target_modules=names, **options))
     model.base_model.model.head.requires_grad_(True)
     return model

@@ -17,9 +17,9 @@ EXPERIMENT, TASK, METHOD = "benchmark", "random_images", "all"
 PAIRS = {  # what -> (ours, against whom, wanted in float32, wanted in bfloat16)
     "supernet step": ("supernet", "supernet, literal", 1.15, 2.2),
     "fixed-configuration step": ("fixed", "fixed, peft", 1.5, 2.4),
-    "LoRA step": ("LoRA", "LoRA, peft", 1.0, 1.6),
+    "LoRA step, B alone": ("B alone", "LoRA, peft", 1.0, 1.6),
 }
-MEMORY = ("supernet", "supernet, literal", "LoRA", "full fine-tuning")
+MEMORY = ("supernet", "supernet, literal", "B alone", "LoRA", "full fine-tuning")
 SEARCH = {"float32": 2.0, "bfloat16": 6.0}  # wanted
 SECONDS = {"import": 3.0, "backbone": 3.0}  # allowed
 BF16_PAYS = 1.2  # times the rate of float32, from which on bfloat16 counts as something that the processor has

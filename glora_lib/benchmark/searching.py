@@ -24,15 +24,16 @@ CANDIDATES = 8  # of the authors' loop that are timed
 def search(setting: Setting) -> dict:
     """Train a supernet for a few epochs, search it, and time the authors' loop on some of the same candidates.
 
-    The profile's first task, size and recipe. Returns {"seconds": {generation: [a number a candidate]}, "images": likewise,
-    "literal_seconds": [...], "agree": whether the literal loop gave the same accuracies, "n_val", "seconds_train"}.
+    The profile's first task and recipe, at the size of the setting. Returns {"seconds": {generation: [a number a candidate]},
+    "images": likewise, "literal_seconds": [...], "agree": whether the literal loop gave the same accuracies, "n_val",
+    "seconds_train"}.
 
     Each candidate of the authors' loop decodes and resizes every validation image from JPEG, which is here of the model's own
     size (their images are larger), and computes the literal formula with timm's attention; theirs keeps no score either.
     """
     profile = setting.profile.for_method("glora")
-    task = load_task(profile.tasks[0], profile)
-    net = METHODS["glora"](setting.backbone_at(profile.image_size), rank=profile.rank, scale_broadcast=profile.scale_broadcast)
+    task = load_task(profile.tasks[0], replace(profile, image_size=setting.image_size))
+    net = METHODS["glora"](setting.backbone(), rank=profile.rank, scale_broadcast=profile.scale_broadcast)
     net.model.reset_classifier(task.classes)
     space = Space(net.layer_names, profile.ranks)
     recipe = replace(profile, epochs=setting.epochs, warmup_epochs=1, update_unsampled=False)
@@ -51,7 +52,7 @@ def search(setting: Setting) -> dict:
     options = profile.evolution | {"generations": setting.generations}
     found = evolve(space, score=timed, seed=setting.seed, shapes=net.shapes, stop_early=True, **options)
 
-    slow = literal(setting.backbone_at(profile.image_size), profile.rank, profile.scale_broadcast)
+    slow = literal(setting.backbone(), profile.rank, profile.scale_broadcast)
     slow.model.reset_classifier(task.classes)
     slow.load_state_dict(net.state_dict())
     files = [_jpeg(image) for image in task.val.raw]
@@ -60,7 +61,7 @@ def search(setting: Setting) -> dict:
     literal_seconds = []
     for config in chosen:
         start = time.perf_counter()
-        pixels = resize((Image.open(io.BytesIO(file)) for file in files), profile.image_size)
+        pixels = resize((Image.open(io.BytesIO(file)) for file in files), setting.image_size)
         accuracy(slow.use(config), Images(pixels, task.val.labels))
         literal_seconds.append(time.perf_counter() - start)
     numbers = {space.encode(e.config): e.generation for e in found.ranking}

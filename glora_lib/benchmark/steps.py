@@ -46,14 +46,14 @@ def model(name: str, setting: Setting) -> nn.Module:
             return net.use(Space(net.layer_names, (RANK,)).uniform(FIXED))
         case "fixed, peft":
             return peft_glora(setting.backbone(), RANK)
-        case "LoRA":
+        case "B alone":
             net = adapt(setting.backbone(), rank=RANK)
             for name in net.layer_names:
                 layer = net.layer(name)
                 for tensor in (layer.Ad, layer.Au, layer.Cd, layer.Cu, layer.D, layer.E):
                     tensor.requires_grad_(False)
             return net.use(Space(net.layer_names, (RANK,)).uniform(Choice(B="lora8")))
-        case "LoRA, with dropout":
+        case "LoRA":
             return METHODS["lora"](setting.backbone(), rank=RANK)
         case "LoRA, peft":
             return peft_lora(setting.backbone(), RANK)
@@ -64,7 +64,7 @@ def model(name: str, setting: Setting) -> nn.Module:
 
 STEPS = (
     *("supernet", "supernet, literal", "fixed", "fixed, peft"),
-    *("LoRA", "LoRA, peft", "LoRA, with dropout", "full fine-tuning"),  # "LoRA" is GLoRA's layer with B alone; see methods/lora
+    *("B alone", "LoRA, peft", "LoRA", "full fine-tuning"),  # peft's LoRA has no dropout here, nor has GLoRA's layer
 )
 
 
@@ -74,7 +74,8 @@ def step(
     """Return one training step of the model, on the same images every time.
 
     A supernet takes the random configuration that belongs to the number of the round, so that the literal one takes the same.
-    Ours is the step of `train`; the others' is the usual one: the whole batch, and AdamW as torch has it by default.
+    Ours is the step of `train`; the others' is the usual one: the whole batch, torch's choice of attention, and AdamW as
+    torch has it by default.
     """
     images, labels = data or setting.images()
     trained = {name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad}
@@ -90,7 +91,7 @@ def step(
         if own:
             backward(net, images, labels, dtype, part_size)
         else:
-            with autocast(dtype, images.device):
+            with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
                 loss = F.cross_entropy(net(images).float(), labels)
             loss.backward()
         optimizer.step()
