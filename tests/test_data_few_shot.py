@@ -15,7 +15,6 @@ from glora_lib.data import (
     few_shot,
     load_shift,
     load_task,
-    on_targets,
     shifts,
     shifts_of,
     tasks,
@@ -236,20 +235,17 @@ def test_shifted_tasks_keep_the_source_and_change_the_test():
     assert len({source.sha256, *(load_shift("mnist_5k", t, SMALL).sha256 for t in ("mnist_m", "optdigits"))}) == 3
 
 
-def test_scores_on_targets_are_named_for_a_record():
-    found = on_targets("gratings", SMALL, lambda images: float(images.raw.float().mean()))
-    mean = load_task("gratings", SMALL).test.raw.float().mean()
-    assert found == {"shift_negative": pytest.approx(float(255 - mean)), "n_negative": 64}
-    assert on_targets("landcover_10", SMALL, len) == {}
+def test_the_negative_of_the_smoke_task_is_its_test_images_inverted():
+    plain, negative = load_task("gratings", SMALL), load_shift("gratings", "negative", SMALL)
+    assert torch.equal(negative.test.raw, 255 - plain.test.raw)
 
 
-def test_absent_targets_are_skipped(tmp_path, monkeypatch):
+def test_an_absent_target_says_what_installs_it(tmp_path, monkeypatch):
     monkeypatch.setenv("GLORA_DATA_DIR", str(tmp_path))
     monkeypatch.setattr(tasks.debian, "SHARE", tmp_path)
     assert "openclipart-png" in unavailable_target("openclipart_9")
     assert "imagenet-a" in unavailable_target("imagenet-a")
     assert unavailable_target("optdigits") == unavailable_target("edges") == ""
-    assert on_targets("imagenet-16shot-s0", "paper", len) == on_targets("tuxpaint_9", "cpu", len) == {}
 
 
 def test_unknown_targets_list_the_valid_ones():

@@ -53,9 +53,7 @@ def render_split(
     return np.stack([image(number, index, int(label)) for index, label in enumerate(labels)]), labels
 
 
-def cached(
-    name: str, image: Callable, classes: int, sizes: dict[str, int] = SIZES
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def cached(name: str, image: Callable, classes: int, sizes: dict[str, int] = SIZES) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return the splits from the cache, or render and store them (about a minute for all 3,000 images).
 
     The file's name holds a hash of the renderer's source and of `sizes`: a changed scene is never read from an old file.

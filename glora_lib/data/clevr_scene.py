@@ -193,9 +193,7 @@ def scene(rng: np.random.Generator, count: int | None, pixels: int, accept: Call
             return solids, camera, rays, distance, normal, which
 
 
-def render(
-    rng: np.random.Generator, count: int | None, accept: Callable = any_scene
-) -> UInt8[np.ndarray, "pixels pixels 3"]:
+def render(rng: np.random.Generator, count: int | None, accept: Callable = any_scene) -> UInt8[np.ndarray, "pixels pixels 3"]:
     """Return one image, uint8 (64, 64, 3), of a scene drawn as `scene` says."""
     solids, camera, rays, distance, normal, which = scene(rng, count, PIXELS * SUPERSAMPLING, accept)
     colour = np.vstack([*(COLOURS[s.colour] / 255 for s in solids), (FLOOR, FLOOR, FLOOR)])[which]

@@ -1,6 +1,7 @@
 """Tasks from Debian packages, where they are installed: Fashion-MNIST, Tuxpaint-9 and its partner OpenClipart-9."""
 
 import gzip
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,7 @@ PLACES = {
     "tuxpaint_9": ("tuxpaint/stamps", "tuxpaint-stamps-default"),
     "openclipart_9": ("openclipart/png", "openclipart-png"),
 }
-GARMENTS = (
-    *("T-shirt or top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
-)
+GARMENTS = (*("T-shirt or top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),)
 PER_CLASS = {"train": 80, "val": 20, "test": 200}
 # class: folders of Tuxpaint's stamps, folders of OpenClipart
 DRAWN = {
@@ -88,8 +87,7 @@ def drawings(name: str) -> tuple[UInt8[np.ndarray, "images 64 64 3"], Int[np.nda
     for label, places in enumerate(DRAWN.values()):
         for file in sorted(file for place in places[column] for file in (root / place).rglob("*.png")):
             try:
-                with Image.open(file) as picture:
-                    stamp = picture.convert("RGBA")
+                stamp = _opened(file)
             except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
                 continue
             stamp.thumbnail((SIDE, SIDE))
@@ -100,6 +98,11 @@ def drawings(name: str) -> tuple[UInt8[np.ndarray, "images 64 64 3"], Int[np.nda
                 images[pixels.tobytes()] = pixels
                 labels.append(label)
     return np.stack(list(images.values())), np.array(labels)
+
+
+def _opened(file: Path) -> Image.Image:
+    with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning), Image.open(file) as picture:
+        return picture.convert("RGBA")
 
 
 def load_tuxpaint_9(size: int) -> Task:

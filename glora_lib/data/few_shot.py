@@ -20,7 +20,8 @@ from glora_lib.data.folder import MEMORY, from_rows, lines, read_list
 from glora_lib.data.task import DataError, Images, Task
 
 # The five sets of the paper's Fig. 2 and ImageNet, by folder; annotations of NOAH's archive write some names otherwise.
-CLASSES = {"food-101": 101, "stanford_cars": 196, "oxford_flowers": 102, "fgvc_aircraft": 100, "oxford_pets": 37, "imagenet": 1000}
+CLASSES = {"food-101": 101, "stanford_cars": 196, "oxford_flowers": 102, "fgvc_aircraft": 100, "oxford_pets": 37}
+CLASSES |= {"imagenet": 1000}
 FOLDERS = ("images", ".", "train", "val")
 NAME = re.compile(r"(?P<task>.+)-(?P<shots>[1-9][0-9]*)shot-s(?P<seed>[0-9]+)")
 
@@ -97,7 +98,8 @@ def load_lists(
         lists = {split: [(p, place[y], w) for p, y, w in rows if y in place] for split, rows in lists.items()}
         titles = [titles[label] for label in place]
     if thin := [title for label, (_, title) in enumerate(titles) if shots != sum(y == label for _, y, _ in lists["train"])]:
-        raise DataError(f"{annotations / train} should list {shots} images of each class; it does not for {', '.join(thin[:5])}")
+        missed = ", ".join(thin[:5])
+        raise DataError(f"{annotations / train} should list {shots} images of each class; it does not for {missed}")
     title = f"{name or root.name}-{shots}shot-s{seed}"
     names = tuple(title for _, title in titles)
     return from_rows(title, "natural", stands_for, names, lists, size, memory, change_test)

@@ -74,9 +74,7 @@ def lines(file: Path) -> list[str]:
         raise DataError(f"{file}: cannot be read as UTF-8 text ({error}); {MEND}") from error
 
 
-def read_list(
-    root: Path, name: str, classes: int | None, seen: dict[Path, str], folders: Sequence[str] = (".",)
-) -> list[Row]:
+def read_list(root: Path, name: str, classes: int | None, seen: dict[Path, str], folders: Sequence[str] = (".",)) -> list[Row]:
     """Return (image path, label, "list, line n") for each line of a list that is not blank.
 
     `classes` bounds the labels, where it is known. `seen` collects each image's place over the lists of a task, to find

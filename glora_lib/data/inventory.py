@@ -61,7 +61,7 @@ def check(path: str | Path | None = None) -> Report:
     findings += [find(root, name, check_few_shot) for name in FEW_SHOT]
     findings += [find(root, name, check_variant) for name in VARIANTS]
     weights = root / "ViT-B_16.npz"
-    found = f"{weights.stat().st_size / 2**20:.0f} MB, its content is checked when it is loaded" if weights.is_file() else "no file"
+    found = f"{weights.stat().st_size / 2**20:.0f} MB, checked when it is loaded" if weights.is_file() else "no file"
     return Report(root, (*findings, Finding(weights.name, "ok" if weights.is_file() else "missing", found)))
 
 

@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import io
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -87,19 +86,6 @@ def unavailable_target(target: str) -> str:
     if not target.startswith("imagenet") or root.is_dir():
         return ""
     return f"there is no folder {root}; data/README.md says where it comes from"
-
-
-def on_targets(source: str, profile: Profile | str, score: Callable[[Images], float]) -> dict[str, float | int]:
-    """Return `score` on every target of the source whose files are there, for the metrics of a record.
-
-    Keys: `shift_<target>`, what `score` returns for the target's images, and `n_<target>`, how many there are.
-    """
-    found = {}
-    for shift in shifts_of(source):
-        if not unavailable_target(shift.target):
-            images = load_shift(source, shift.target, profile).test
-            found |= {f"shift_{shift.target}": score(images), f"n_{shift.target}": len(images)}
-    return found
 
 
 def optdigits() -> tuple[np.ndarray, np.ndarray]:
