@@ -13,16 +13,25 @@ from glora_lib.grid import fill
 from glora_lib.methods import METHODS, NotFusable
 from glora_lib.model import AdaptedModel, fuse
 from glora_lib.paths import ROOT
+from glora_lib.profile import Profile
 from glora_lib.record import Record
 from glora_lib.run import Run
 from glora_lib.space import from_json
 
-SEARCHED = ("glora", "glora_random")
+SEARCHED = ("glora", "glora_random", "glora_oracle")
+KEPT = (*SEARCHED, *(name for name in METHODS if name not in ("glora", "linear", "full", "noah")))
 
 
 def path(run: Run) -> Path:
     """Return where the adapter of a run is kept: `adapters/` beside the profile's results; its description lies beside it."""
     return (ROOT / run.profile.results).parent / "adapters" / run.experiment / f"{run.id}.safetensors"
+
+
+def runs_of(experiment: str, profile: Profile) -> list[Run]:
+    """Return the runs of an experiment whose adapters are kept, by name."""
+    folder = path(Run(experiment, "", "", profile)).parent
+    names = (file.stem.split("--") for file in sorted(folder.glob(f"*--{profile.name}--s*.safetensors")))
+    return [Run(experiment, task, method, profile, int(seed[1:])) for task, method, _, seed in names]
 
 
 def ensure(runs: Iterable[Run], compute: str = "missing") -> None:
@@ -41,8 +50,12 @@ def ensure(runs: Iterable[Run], compute: str = "missing") -> None:
 def keep(run: Run) -> Path:
     """Write the adapter of a run that has a record, from the checkpoint of its training; return its path.
 
-    The configuration is the record's. Raises FileNotFoundError when the checkpoint is not there any more.
+    The configuration is the record's. Raises FileNotFoundError when the checkpoint is not there any more, and ValueError for
+    a run that leaves no adapter: the linear probe and full fine-tuning, a supernet that was not searched, and NOAH, whose
+    second training has a checkpoint of its own.
     """
+    if run.method not in KEPT:
+        raise ValueError(f"the result of {run.method!r} cannot be kept as an adapter; valid: {', '.join(KEPT)}")
     record, recipe, checkpoint = Record.load(run.path), run.recipe, _checkpoint(run)
     if not checkpoint.exists():
         raise FileNotFoundError(f"{run.id} left no checkpoint at {checkpoint}; compute the run again")

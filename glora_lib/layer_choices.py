@@ -53,3 +53,9 @@ def frequencies(configs: Sequence[Config], space: Space) -> pd.DataFrame:
             share = counts[form] / n if n else float("nan")
             rows.append((tensor, form, share, 1 / len(forms), low, high, n, not low <= share <= high))
     return pd.DataFrame(rows, columns=["tensor", "form", "share", "expected", "low", "high", "n", "outside"])
+
+
+def agreement(first: Config, second: Config) -> float:
+    """Return the share of genes in which two configurations of the same layers are equal."""
+    equal = [getattr(first[name], tensor) == getattr(choice, tensor) for name, choice in second.items() for tensor in TENSORS]
+    return sum(equal) / len(equal)

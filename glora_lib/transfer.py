@@ -41,7 +41,7 @@ def by_target(records: pd.DataFrame) -> pd.DataFrame:
     return table.assign(task=table["source"] + " on " + table["target"])[columns].reset_index(drop=True)
 
 
-def kept(targets: pd.DataFrame) -> pd.DataFrame:
+def retained(targets: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of `by_target` for the targets alone, `test` divided by that of the same run on its source."""
     keys = ["source", "method", "seed"]
     own = targets[targets["target"] == "source"].set_index(keys)["test"]

@@ -93,7 +93,7 @@ ALLOWED = {
         *("audit.protocol", "audit.selection", "audit.superlora", "audit.superset", "audit.table1", "audit.tables", "paths"),
     },
     "audit.coverage": {"paths", "record"},
-    "audit.checklist": {"paths", "profile", "record"},
+    "audit.checklist": {"audit.measured", "paths", "profile", "record"},
     "audit.findings": {
         *("audit.sources", "audit.counts", "audit.equations", "audit.protocol", "audit.selection", "audit.superlora"),
         *("audit.superset", "audit.table1", "audit.tables", "sizes", "space"),
@@ -118,7 +118,7 @@ ALLOWED = {
     "stages": {
         *("methods", "methods.noah", "methods.probes", "model", "profile", "run", "score", "search", "space", "train"),
     },
-    "kept": {"adapter_file", "backbones", "data", "grid", "methods", "model", "paths", "record", "run", "space"},
+    "kept": {"adapter_file", "backbones", "data", "grid", "methods", "model", "paths", "profile", "record", "run", "space"},
     "grid": {"backbones", "data", "provenance", "record", "run", "stages", "threads", "train"},
     # what it costs
     "benchmark": set(),

@@ -48,6 +48,20 @@ def test_what_is_kept_is_not_computed_again(root):
     assert (kept.path(found).read_bytes(), found.path.read_bytes()) == before
 
 
+@pytest.mark.parametrize("method", ["linear", "full", "noah", "supernet", "glora_fixed"])
+def test_what_leaves_no_adapter_is_refused_by_name(root, method):
+    with pytest.raises(ValueError, match=f"result of '{method}' cannot be kept as an adapter; valid: glora, .*lora"):
+        kept.keep(run(method))
+
+
+def test_runs_are_found_by_their_adapters(root):
+    found = run("lora")
+    assert kept.runs_of("smoke", PROFILE) == []
+    kept.ensure([found])
+    assert kept.runs_of("smoke", PROFILE) == [found]
+    assert kept.runs_of("vtab1k", PROFILE) == kept.runs_of("smoke", replace(PROFILE, name="cpu")) == []
+
+
 def test_a_run_that_left_no_checkpoint_says_so_or_is_computed_again(root):
     found = run("lora")
     fill([found])

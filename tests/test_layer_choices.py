@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from glora_lib import layer_choices
 from glora_lib.layer_choices import frequencies, kind, parameters_by_kind, random_parameters_by_kind
 from glora_lib.space import Choice, Space
 
@@ -46,3 +47,9 @@ def test_uniform_draws_lie_inside_and_a_preference_outside():
     biased = frequencies([SPACE.uniform(Choice(A="vector"))] * 5, SPACE).set_index(["tensor", "form"])
     assert biased.loc[("A", "vector"), "share"] == 1
     assert biased["outside"].all()
+
+
+def test_agreement_is_the_share_of_equal_genes():
+    first = {"a": Choice("lora2", "none", "none", "vector", "scalar"), "b": Choice()}
+    second = {"a": Choice("lora2", "vector", "none", "vector", "none"), "b": Choice()}
+    assert layer_choices.agreement(first, second) == layer_choices.agreement(second, first) == 8 / 10

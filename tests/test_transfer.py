@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from glora_lib.table import paired, summarise
-from glora_lib.transfer import by_shots, by_target, kept, methods_abreast
+from glora_lib.transfer import by_shots, by_target, methods_abreast, retained
 
 EMPTY = pd.DataFrame(columns=["task", "method", "seed", "selected_on", "record"])
 
@@ -28,7 +28,7 @@ def test_targets_stand_beside_their_source():
     table = by_target(records)
     assert table["task"].tolist() == ["m on source"] * 2 + ["t on source"] + ["m on o"] * 2 + ["t on e"]
     assert table["n_test"].tolist() == [40, 40, 10, 7, 7, 10]
-    assert kept(table)["test"].tolist() == pytest.approx([0.5, 0.2, 0.5])
+    assert retained(table)["test"].tolist() == pytest.approx([0.5, 0.2, 0.5])
     cells = methods_abreast(summarise(table), ["b", "a", "c"])
     assert cells.loc[("m on o", 7)].tolist() == ["10.0 (1)", "40.0 (1)", "- (0)"]
     assert cells.loc[("t on e", 10)].tolist() == ["- (0)", "30.0 (1)", "- (0)"]
@@ -38,6 +38,6 @@ def test_without_records_the_tables_are_empty():
     assert by_shots(EMPTY).empty
     assert {"task", "set", "shots", "method"} <= set(by_shots(EMPTY))
     assert by_target(EMPTY).empty
-    assert kept(by_target(EMPTY)).empty
+    assert retained(by_target(EMPTY)).empty
     summary = pd.DataFrame(columns=["task", "method", "mean", "sd", "n", "n_test"])
     assert methods_abreast(summary, ["a"]).empty

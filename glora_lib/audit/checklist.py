@@ -4,11 +4,10 @@ from importlib.metadata import PackageNotFoundError, metadata
 
 import pandas as pd
 
+from glora_lib.audit.measured import SEEDS
 from glora_lib.paths import DATA, ROOT
 from glora_lib.profile import PROFILES
 from glora_lib.record import results
-
-SEEDS = 3
 
 
 def records(profile: str) -> pd.DataFrame:
@@ -52,7 +51,8 @@ def checklist(verdicts: pd.DataFrame, profile: str) -> pd.DataFrame:
     cost = spent(profile)
     clean = origin.empty or not origin["dirty"].any()
     whole = all(record.settings and record.metrics for record in table["record"])
-    oracle = [name for name in selected.index if name.startswith("test")]
+    oracle = table[table["selected_on"].str.startswith("test", na=False)]
+    bounds = set(oracle["experiment"]) == {"controls"}
     undecided = verdicts.query("verdict == 'not testable'")
     against = int(verdicts["verdict"].isin(["contradicted", "off"]).sum())
     rows = [
@@ -80,7 +80,7 @@ def checklist(verdicts: pd.DataFrame, profile: str) -> pd.DataFrame:
         ),
         (
             "Was anything selected on test data?",
-            "yes" if oracle else "no" if len(table) else "no records",
+            "in controls" if bounds else "yes" if len(oracle) else _yes(False, table),
             ", ".join(f"{name}: {n}" for name, n in selected.items()),
         ),
         (
