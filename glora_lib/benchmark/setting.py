@@ -48,9 +48,9 @@ class Setting:
     def plain(self) -> dict:
         """Return the setting as a record keeps it: plain JSON types, and of the profile what matters here."""
         own = {name: value for name, value in asdict(self).items() if name != "profile"}
-        names = ("backbone", "weights", "ranks", "scale_broadcast", "tasks")
-        recipe = self.profile.settings() | {"tasks": list(self.profile.tasks)}
-        return own | {name: recipe[name] for name in names}
+        recipe = self.profile.settings()
+        names = ("backbone", "weights", "ranks", "scale_broadcast")
+        return own | {name: recipe[name] for name in names} | {"searched": self.profile.tasks[0]}
 
 
 @cache
