@@ -1,4 +1,4 @@
-"""What a table of methods leaves open: is it the search, its split, the choice of forms, or the budget that counts?"""
+"""What a table of methods leaves open: is it the search, its settings or its split, the choice of forms, or the budget?"""
 
 import math
 from dataclasses import replace
@@ -35,3 +35,21 @@ def whole_budget(profile: Profile) -> int:
     """
     scored = profile.population * (1 + profile.generations) * VAL
     return math.ceil(profile.epochs + FORWARD * scored / TRAIN)
+
+
+def sensitivity(task: str, profile: Profile, seed: int = 0) -> list[Run]:
+    """Return searches of one supernet that differ in one setting each, in the experiment "sensitivity"; the label says which.
+
+    All but the longer one score as many subnets as the profile's own search, and start from the same random ones.
+    """
+    population, parents, mutants, crosses = profile.population, profile.parents, profile.mutations, profile.crossovers
+    halves = {"population": population // 2, "parents": parents // 2, "mutations": mutants // 2, "crossovers": crosses // 2}
+    changes = {
+        "generations-3x": {"generations": 3 * profile.generations},
+        "population-half": halves | {"generations": 2 * profile.generations + 1},
+        "mutants-only": {"mutations": mutants + crosses, "crossovers": 0},
+        "crosses-only": {"mutations": 0, "crossovers": mutants + crosses},
+        "probability-quarter": {"probability": profile.probability / 4},
+        "probability-2.5x": {"probability": profile.probability * 2.5},
+    }
+    return [Run("sensitivity", task, "glora", replace(profile, **change), seed, label=name) for name, change in changes.items()]

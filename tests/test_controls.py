@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from glora_lib import run as run_module
-from glora_lib.controls import CONTROLS, controls, whole_budget
+from glora_lib.controls import CONTROLS, controls, sensitivity, whole_budget
 from glora_lib.grid import execute
 from glora_lib.profile import CPU, PAPER, SMOKE
 from glora_lib.run import Run
@@ -39,6 +39,18 @@ def test_searches_of_one_supernet_share_its_training():
     glora = Run("vtab1k", "gratings", "glora", CPU)
     folders = {run.supernet.state_folder for run in (glora, by_name["glora_random"], by_name["glora_oracle"])}
     assert len(folders) == 1
+
+
+@pytest.mark.parametrize("profile", [PAPER, CPU], ids=["paper", "cpu"])
+def test_a_sensitivity_run_searches_the_same_supernet_in_another_way_with_as_many_subnets(profile):
+    runs, glora = sensitivity("gratings", profile), Run("vtab1k", "gratings", "glora", profile)
+    assert len({run.id for run in runs}) == len(runs) == 6
+    assert {run.supernet.state_folder for run in runs} == {glora.supernet.state_folder}
+    for run in runs:
+        changed = {name for name, value in run.profile.evolution.items() if value != profile.evolution[name]}
+        assert changed, run.label
+        scored = run.profile.population * (1 + run.profile.generations)
+        assert run.label == "generations-3x" or scored == profile.population * (1 + profile.generations)
 
 
 def test_the_oracle_says_that_it_selected_on_test_images(tmp_path, monkeypatch):
