@@ -8,8 +8,8 @@ and walks over weight-sized arrays about ten times. Only A as LoRA needs that gr
 and the gradients of gain, down, up and bias come from products with r columns. B as a vector is down with up = 1, r = 1.
 
 Three things make it cheap: products with few columns are computed transposed, which is several times as fast on a processor;
-a gain that is one number for all rows finds its gradient in that of x; and weight-sized arrays are formed again in the backward
-pass, since keeping them would cost more memory than forming them costs time.
+a gain that is one number for all rows finds its gradient in that of x; and a gain scales whichever array is smaller, the weight
+or the layer's input and output.
 """
 
 import torch
@@ -97,17 +97,17 @@ class _ScaledEntries(torch.autograd.Function):
         rows = x.reshape(-1, x.shape[-1])
         W = _scaled(W0, Ad, Au, down, up)
         y = rows @ W.T if bias is None else torch.addmm(bias, rows, W.T)
-        ctx.save_for_backward(rows, W0, Ad, Au, down, up)
+        ctx.save_for_backward(rows, W0, Ad, Au, down, up, W)
         ctx.shape = x.shape
         return y.view(*x.shape[:-1], W0.shape[0])
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):
-        rows, W0, Ad, Au, down, up = ctx.saved_tensors
+        rows, W0, Ad, Au, down, up, W = ctx.saved_tensors
         need_x, _, need_Ad, need_Au, need_down, need_up, need_bias = ctx.needs_input_grad
         dy = dy.reshape(-1, W0.shape[0])
-        dx = (dy @ _scaled(W0, Ad, Au, down, up)).view(ctx.shape) if need_x else None
+        dx = (dy @ W).view(ctx.shape) if need_x else None
         dA = (dy.T @ rows).mul_(W0) if need_Ad or need_Au else None
         ddown = _thin(dy.T, _thin(rows, up.T)) if need_down else None
         dup = _thin(dy, down).T @ rows if need_up else None
