@@ -136,7 +136,7 @@ CPU = replace(
     tasks=FIRST + OTHERS,
     controlled=(),
     few_shot=("tiny_imagenet_food", "tiny_imagenet_vehicles", "tiny_imagenet_pets", "mnist_5k", "landcover_10"),
-    sources=("mnist_5k", "tiny_imagenet_food-16shot-s0"),
+    sources=("mnist_5k", "tuxpaint_9", "tiny_imagenet_food-16shot-s0"),
     # what has records; the rest is ready and was not run: data/README.md
     other_seeds=dict.fromkeys((*BASELINES, "noah"), (0,))
     | {"lora": (0, 1, 2), "controls": (0,)}
