@@ -49,7 +49,7 @@ class Profile:
     shots: tuple[int, ...] = (1, 2, 4, 8, 16)  # training images a class
     controlled: tuple[str, ...] = VTAB_1K  # tasks that have the controls of `controls`
     sources: tuple[str, ...] = ("imagenet-16shot-s0",)  # what is trained on, then tested on shifted targets
-    other_seeds: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of a method, or of one on a task: "task--method"
+    other_seeds: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of a method or control, or "task--method"
     # the supernet (App. A and the authors' supernet.py)
     ranks: tuple[int, ...] = (8, 4)  # "8 and 4 in the largest model" (Sec. 3.1)
     scale_broadcast: bool = False  # divide B's vector and scalar by the input width; the paper does not
@@ -139,7 +139,7 @@ CPU = replace(
     sources=("mnist_5k", "tuxpaint_9", "tiny_imagenet_food-16shot-s0"),
     # what has records; the rest is ready and was not run: data/README.md
     other_seeds=dict.fromkeys((*BASELINES, "noah"), (0,))
-    | {"lora": (0, 1, 2), "controls": (0,)}
+    | {"lora": (0, 1, 2), "sensitivity": (0,), "glora_random": (0,), "glora_fixed": (0,), "lora_long": (0,), "glora_oracle": ()}
     | {f"{task}--{method}": (0,) for task in OTHERS for method in ("lora", "glora")}
     | {f"{task}--{method}": () for task in OTHERS for method in LATER},
     ranks=(4, 2),
