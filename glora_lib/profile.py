@@ -134,12 +134,12 @@ CPU = replace(
     image_size=42,
     drop_path=0.0,
     tasks=FIRST + OTHERS,
-    controlled=(),
+    controlled=("indian_pines_9",),
     few_shot=("tiny_imagenet_food", "tiny_imagenet_vehicles", "tiny_imagenet_pets", "mnist_5k", "landcover_10"),
     sources=("mnist_5k", "tuxpaint_9", "tiny_imagenet_food-16shot-s0"),
     # what has records; the rest is ready and was not run: data/README.md
     other_seeds=dict.fromkeys((*BASELINES, "noah"), (0,))
-    | {"lora": (0, 1, 2), "sensitivity": (0,), "glora_random": (0,), "glora_fixed": (0,), "lora_long": (0,), "glora_oracle": ()}
+    | {"lora": (0, 1, 2), "glora_random": (0,), "glora_fixed": (0,), "lora_long": (), "glora_oracle": (), "sensitivity": ()}
     | {f"{task}--{method}": (0,) for task in OTHERS for method in ("lora", "glora")}
     | {f"{task}--{method}": () for task in OTHERS for method in LATER},
     ranks=(4, 2),

@@ -27,6 +27,7 @@ def panels(
     curves: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], *, x: str, y: str, columns: int = 3
 ) -> Figure:
     """Return a panel per name of `curves`, each with the lines that `lines` draws, x doubling; one legend for all."""
+    columns = min(columns, len(curves))
     rows = -(-len(curves) // columns)
     figure, grid = plt.subplots(rows, columns, figsize=(3.3 * columns, 2.7 * rows), squeeze=False)
     for axes, (title, panel) in zip(grid.flat, curves.items(), strict=False):
