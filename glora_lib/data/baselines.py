@@ -3,12 +3,14 @@
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
+from threadpoolctl import threadpool_limits
 
 from glora_lib.data.task import Images, Task
 
 NEIGHBOURS, STRENGTHS = (1, 5, 15), (0.001, 0.01, 0.1)  # tried on val: k, and the inverse regularisation C
 
 
+@threadpool_limits.wrap(limits=1)  # products this small are slower on two threads, which wait for each other
 def raw_pixels(task: Task) -> dict[str, float]:
     """Return test accuracies, fractions, of scikit-learn's classifiers on pixels in 0..1, fitted on train.
 
