@@ -49,7 +49,7 @@ class Profile:
     shots: tuple[int, ...] = (1, 2, 4, 8, 16)  # training images a class
     controlled: tuple[str, ...] = VTAB_1K  # tasks that have the controls of `controls`
     sources: tuple[str, ...] = ("imagenet-16shot-s0",)  # what is trained on, then tested on shifted targets
-    other_seeds: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of a method or control, or "task--method"
+    other_seeds: dict[str, tuple[int, ...]] = field(default_factory=dict)  # by method, control, experiment or "task--method"
     # the supernet (App. A and the authors' supernet.py)
     ranks: tuple[int, ...] = (8, 4)  # "8 and 4 in the largest model" (Sec. 3.1)
     scale_broadcast: bool = False  # divide B's vector and scalar by the input width; the paper does not
@@ -121,10 +121,10 @@ class Profile:
 
 PAPER = Profile(name="paper")
 
-# the cpu profile's tasks: one of each group, on which recipes are compared, and the others
+# the cpu profile's tasks: one of each group, on which recipes are compared, and the others; methods that ran on the first only
 FIRST = ("mnist_5k", "landcover_10", "clevr_count")
 OTHERS = ("mnist_m", "fashion_mnist", "koeppen_5", "indian_pines_9", "clevr_dist", "dsprites_loc", "dsprites_ori")
-LATER = ("full", "vpt_shallow", "vpt_deep", "adapter", "adaptformer", "noah", "fact_tt", "ssf")  # not run on the others
+FIRST_ONLY = ("full", "vpt_shallow", "vpt_deep", "adapter", "adaptformer", "noah", "fact_tt", "ssf")
 
 CPU = replace(
     PAPER,
@@ -141,7 +141,7 @@ CPU = replace(
     other_seeds=dict.fromkeys((*BASELINES, "noah"), (0,))
     | {"lora": (0, 1, 2), "glora_random": (0,), "glora_fixed": (0,), "lora_long": (), "glora_oracle": (), "sensitivity": ()}
     | {f"{task}--{method}": (0,) for task in OTHERS for method in ("lora", "glora")}
-    | {f"{task}--{method}": () for task in OTHERS for method in LATER},
+    | {f"{task}--{method}": () for task in OTHERS for method in FIRST_ONLY},
     ranks=(4, 2),
     scale_broadcast=True,
     epochs=14,

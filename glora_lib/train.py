@@ -169,7 +169,7 @@ def predict(model: nn.Module, data: Dataset, *, batch_size: int = 250, dtype: st
 
 @contextmanager
 def autocast(dtype: str, device: torch.device):
-    """The context in which a model computes in `dtype`, "float32" or "bfloat16"; weights stay as they are."""
+    """Return the context in which a model computes in `dtype`, "float32" or "bfloat16"; weights stay as they are."""
     if dtype not in ("float32", "bfloat16"):
         raise ValueError(f"dtype {dtype!r} is not known; valid: float32, bfloat16")
     if dtype == "float32":

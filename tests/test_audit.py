@@ -1,5 +1,6 @@
 """Verdicts follow from numbers: a changed number changes its own verdict and no other."""
 
+import random
 import re
 import shutil
 
@@ -7,9 +8,10 @@ import pandas as pd
 import pytest
 
 from glora_lib import audit, record
-from glora_lib.audit import desk, judge, protocol, sources
+from glora_lib.audit import desk, judge, measured, protocol, sources
 from glora_lib.paths import DATA, NOTEBOOKS, REPORTED
 from glora_lib.record import Record
+from glora_lib.space import forms
 
 LONGEST_QUOTE = 200  # characters
 EXACT_KINDS = ("arithmetic", "equation", "count", "code", "simulation", "objection")
@@ -243,6 +245,25 @@ def test_three_seeds_give_a_direction_and_two_do_not(own_records):
     assert verdict_of("measured/glora-beats-lora")[1] == "contradicted"
 
 
+def test_tasks_with_enough_seeds_decide_and_the_others_wait():
+    pairs = pd.DataFrame({"difference": [2.0, -9.0], "n": [3, 1]})
+    assert measured.compared(pairs, "cpu") == ("+2.0 points (cpu, 1 tasks, 3 pairs)", "direction")
+    assert measured.compared(pairs.assign(n=[2, 1]), "cpu") == ("-3.5 points (cpu, 2 tasks, 3 pairs); 1 of 3 seeds", "not run")
+
+
+@pytest.mark.parametrize(("left_out", "verdict"), [(("C",), "contradicted"), (("D", "E"), "direction"), ((), "contradicted")])
+def test_the_share_of_none_is_held_against_chance(own_records, left_out, verdict):
+    rng = random.Random(0)
+    layers = {str(i): {tensor: rng.choice(forms(tensor, (4, 2))) for tensor in "ABCDE"} for i in range(60)}
+    config = {name: choice | dict.fromkeys(left_out, "none") for name, choice in layers.items()}
+    for seed in range(3):
+        Record(
+            "vtab1k", "mnist_5k", "glora", "cpu", seed, {"group": "natural", "ranks": [4, 2]}, {"test": 0.8, "n_test": 9},
+            config, "val", {"stored": 10}, {"commit": "0" * 40, "dirty": False},
+        ).save()  # fmt: skip
+    assert verdict_of("figure4/none")[1] == verdict
+
+
 def test_smoke_is_never_compared_with_the_paper(own_records):
     for seed in range(3):
         measure("glora", seed, 0.8, profile="smoke")
@@ -265,7 +286,7 @@ def test_an_equal_budget_needs_as_many_epochs(own_records):
 def test_evolution_is_held_against_random_search_of_another_experiment(own_records):
     for seed in range(3):
         measure("glora", seed, 0.8)
-        measure("glora_random", seed, 0.79, experiment="search")
+        measure("glora_random", seed, 0.79, experiment="search" if seed else "controls")  # notebook 5 and 10 have one each
     assert verdict_of("search/effective") == ("+1.0 points (cpu, 1 tasks, 3 pairs)", "direction")
     assert verdict_of("search/comparable")[1] == "direction"
     assert verdict_of("figure4/none") == (

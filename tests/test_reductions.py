@@ -7,9 +7,10 @@ import torch
 from fixtures.vits import move, plain, vit
 from torch import Tensor, nn
 
+from glora_lib.audit.superset import point
 from glora_lib.layer import GLoRALinear
 from glora_lib.methods import METHODS
-from glora_lib.space import Choice, Space
+from glora_lib.space import Space
 
 NAMES = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 every_layer = pytest.mark.parametrize("name", NAMES)
@@ -21,21 +22,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def trained(method: str, kind: str = "class token", **options) -> nn.Module:
     return move(METHODS[method](vit(kind), **options)).eval()
-
-
-def point(layer: nn.Linear, **tensors) -> GLoRALinear:
-    """Return a GLoRA layer whose support tensors have these values: a vector, or the two factors of LoRA."""
-    ranks = {name: value[0].shape[1] for name, value in tensors.items() if isinstance(value, tuple)}
-    found = GLoRALinear(layer, max(1, *ranks.values(), 1))
-    for name, value in tensors.items():
-        if name in ranks:
-            getattr(found, f"{name}d")[:, : ranks[name]] = value[0]
-            getattr(found, f"{name}u")[: ranks[name]] = value[1]
-        elif name in "DE":
-            getattr(found, name).copy_(value)
-        else:
-            getattr(found, f"{name}d")[:, 0] = value
-    return found.use(Choice(**{name: f"lora{ranks[name]}" if name in ranks else "vector" for name in tensors}))
 
 
 def same(ours: GLoRALinear, theirs, d1: int) -> None:

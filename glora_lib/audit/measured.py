@@ -55,8 +55,8 @@ def beats_all(claim: pd.Series, profile: str) -> tuple[str, str]:
 
 def evolution(claim: pd.Series, profile: str) -> tuple[str, str]:
     """Hold the search against random search with as many evaluations on the same supernet, on test images."""
-    both = [results("vtab1k", profile), results("search", profile)]
-    records = pd.concat([table[table["method"].isin(["glora", "glora_random"])] for table in both if len(table)] or both)
+    tables = [results(experiment, profile) for experiment in ("vtab1k", "search", "controls")]
+    records = pd.concat([table for table in tables if len(table)] or tables)
     return compared(paired(records, "glora", "glora_random"), profile)
 
 
@@ -110,9 +110,9 @@ def bias_tensors_unused(claim: pd.Series, profile: str) -> tuple[str, str]:
     chance = ", ".join(f"{100 * part:.0f} %" for part in by_chance)
     shares = f"{100 * bias:.0f} % of D and E, {100 * weight:.0f} % of A and B"
     found = f"none: {shares}, by chance {chance} ({profile}, {len(records)} runs)"
-    # D and E have fewer forms, so that chance alone leaves them out more often: what counts is the excess over it
     genes = 2 * len(layers)
     deviation = sum(part * (1 - part) / genes for part in by_chance) ** 0.5
+    # D and E have fewer forms, so that chance alone leaves them out more often: what counts is the excess over it
     excess = bias - weight - (by_chance[0] - by_chance[1])
     return direction(excess - 2 * deviation, int(records.groupby("task")["seed"].nunique().min()), found, profile)
 

@@ -28,15 +28,12 @@ class Setting:
     @cached_property
     def image_size(self) -> int:
         """Pixels a side."""
-        return self.side * self.backbone_at(self.profile.image_size).patch_embed.patch_size[0]
-
-    def backbone_at(self, image_size: int) -> nn.Module:
-        """Return a new copy of the profile's backbone for images of this size."""
-        return copy.deepcopy(_backbone(self.profile.backbone, self.profile.weights, image_size))
+        loaded = _backbone(self.profile.backbone, self.profile.weights, self.profile.image_size)
+        return self.side * loaded.patch_embed.patch_size[0]
 
     def backbone(self) -> nn.Module:
         """Return a new copy of the profile's backbone for images of the benchmark's size."""
-        return self.backbone_at(self.image_size)
+        return copy.deepcopy(_backbone(self.profile.backbone, self.profile.weights, self.image_size))
 
     def images(self, number: int | None = None, image_size: int | None = None) -> tuple[Tensor, Tensor]:
         """Return random images (batch, 3, size, size) and labels (batch,), the same at every call."""

@@ -17,7 +17,10 @@ PLACES = {
     "tuxpaint_9": ("tuxpaint/stamps", "tuxpaint-stamps-default"),
     "openclipart_9": ("openclipart/png", "openclipart-png"),
 }
-GARMENTS = (*("T-shirt or top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),)
+GARMENTS = (
+    *("T-shirt or top", "trouser", "pullover", "dress", "coat"),
+    *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+)
 PER_CLASS = {"train": 80, "val": 20, "test": 200}
 # class: folders of Tuxpaint's stamps, folders of OpenClipart
 DRAWN = {

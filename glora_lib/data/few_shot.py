@@ -20,8 +20,10 @@ from glora_lib.data.folder import MEMORY, from_rows, lines, read_list
 from glora_lib.data.task import DataError, Images, Task
 
 # The five sets of the paper's Fig. 2 and ImageNet, by folder; annotations of NOAH's archive write some names otherwise.
-CLASSES = {"food-101": 101, "stanford_cars": 196, "oxford_flowers": 102, "fgvc_aircraft": 100, "oxford_pets": 37}
-CLASSES |= {"imagenet": 1000}
+CLASSES = {
+    **{"food-101": 101, "stanford_cars": 196, "oxford_flowers": 102, "fgvc_aircraft": 100, "oxford_pets": 37},
+    "imagenet": 1000,
+}
 FOLDERS = ("images", ".", "train", "val")
 NAME = re.compile(r"(?P<task>.+)-(?P<shots>[1-9][0-9]*)shot-s(?P<seed>[0-9]+)")
 
