@@ -2,10 +2,12 @@
 
 import copy
 from collections.abc import Collection
+from contextlib import nullcontext
 
 import torch
 from torch import nn
 
+from glora_lib.class_token import class_token_alone
 from glora_lib.layer import GLoRALinear
 from glora_lib.space import Choice, Config, check_names
 
@@ -29,7 +31,8 @@ class AdaptedModel(nn.Module):
         self.rank = max(layer.rank for layer in layers)
 
     def forward(self, *args, **kwargs):
-        return self.model(*args, **kwargs)
+        with class_token_alone(self.model) if self.training else nullcontext():  # evaluation costs what the model's costs
+            return self.model(*args, **kwargs)
 
     def layer(self, name: str) -> GLoRALinear:
         """Return the adapted layer of that name."""

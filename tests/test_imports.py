@@ -22,7 +22,8 @@ ALLOWED = {
     # the method
     "fast_linear": set(),
     "layer": {"fast_linear", "space"},
-    "model": {"layer", "space"},
+    "class_token": set(),
+    "model": {"class_token", "layer", "space"},
     "geometry": {"layer", "space"},
     "adapter_file": {"methods", "model", "space"},
     "storage": {"adapter_file", "model", "space"},

@@ -26,9 +26,17 @@ class LiteralLinear(GLoRALinear):
         return F.linear(x, weight, b0 + b0 * D + E + (W0 @ C).squeeze(-1))
 
 
+class LiteralModel(AdaptedModel):
+    """The same model, with every block on every token."""
+
+    def forward(self, *args, **kwargs):
+        return self.model(*args, **kwargs)
+
+
 def literal(backbone: nn.Module, rank: int, scale_broadcast: bool = False) -> AdaptedModel:
     """Return the backbone with literal layers."""
     net = adapt(backbone, rank=rank, scale_broadcast=scale_broadcast)
     for name in net.layer_names:
         net.layer(name).__class__ = LiteralLinear
+    net.__class__ = LiteralModel
     return net
