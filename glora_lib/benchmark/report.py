@@ -45,7 +45,7 @@ def measure(setting: Setting, say=lambda line: None) -> Record:
     stage("memory", lambda: fresh.memory(setting, MEMORY, whole=("supernet",)))
     stage("search", lambda: searching.search(setting))
     stage("start_up", lambda: fresh.start_up(setting))
-    stage("growth", lambda: growth.growth(setting, rounds=max(1, setting.rounds // 2)))
+    stage("growth", lambda: growth.growth(setting, rounds=max(1, setting.rounds // 4)))
     stage("operations", lambda: limits.step_operations(setting))
     stage("profiles", lambda: limits.profiles(setting))
     cost["peak_memory_mb"] = peak_memory()

@@ -20,7 +20,7 @@ class Setting:
     profile: Profile
     side: int = 7  # patches a side
     batch: int = 64
-    rounds: int = 5
+    rounds: int = 11
     epochs: int = 3  # of the supernet that is searched
     generations: int = 2  # of the search, after the random start
     seed: int = 0
