@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from types import MethodType
 
 from jaxtyping import Float
-from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 
@@ -27,10 +26,12 @@ def class_token_alone(model: nn.Module):
 
 def _reads_class_token(model: nn.Module) -> bool:
     """Whether nothing but the class token leaves the blocks; checkpointed blocks run again later, outside of the context."""
+    from timm.models.vision_transformer import Block, VisionTransformer  # takes seconds, and whoever has a ViT has it already
+
     token = isinstance(model, VisionTransformer) and model.global_pool == "token" and model.attn_pool is None
     return token and type(model.blocks[-1]) is Block and not model.grad_checkpointing
 
 
-def _forward(block: Block, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch 1 width"]:
+def _forward(block: nn.Module, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch 1 width"]:
     x = (x + block.drop_path1(block.ls1(block.attn(block.norm1(x)))))[:, :1]
     return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))

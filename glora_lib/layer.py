@@ -47,6 +47,7 @@ class GLoRALinear(nn.Module):
         if self.b0 is not None:
             self.b0.requires_grad_(False)
         self._cast = None  # W0 in the dtype of autocast, once it was used
+        self.formed: tuple[Tensor, Tensor | None] | None = None  # what `effective` returned, for as long as it is kept
 
         def zeros(*shape: int) -> nn.Parameter:
             return nn.Parameter(self.W0.new_zeros(shape))
@@ -71,7 +72,7 @@ class GLoRALinear(nn.Module):
     def effective(self) -> tuple[Float[Tensor, "d2 d1"], Float[Tensor, " d2"] | None]:
         """Return the weight W and the bias b of the chosen subnet (Eq. 10); b is None if b0 is and nothing adds one."""
         W0, A, B = self.W0, self._tensor("A"), self._tensor("B")
-        W = W0 if A is None else W0 + W0 * A
+        W = W0 if A is None else torch.addcmul(W0, W0, A)  # W0 + W0 * A, in one pass
         W = W if B is None else W + B
         return W, self._bias()
 
@@ -96,6 +97,8 @@ class GLoRALinear(nn.Module):
         return broadcast / self.in_features if tensor == "B" and self.scale_broadcast else broadcast
 
     def forward(self, x: Float[Tensor, "*batch d1"]) -> Float[Tensor, "*batch d2"]:
+        if self.formed is not None:
+            return F.linear(x, *self.formed)
         if not (self.fast and torch.is_grad_enabled()):
             return F.linear(x, *self.effective())
         device = x.device.type

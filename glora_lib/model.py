@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Collection
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -106,6 +106,23 @@ def adapt(
             layer_names.append(name)
         _replace(model, name, layers[id(linear)])
     return AdaptedModel(model, layer_names)
+
+
+@contextmanager
+def formed(net: AdaptedModel):
+    """While it lasts, every layer keeps the effective weight of the subnet in use instead of forming it at each call.
+
+    For several batches without gradients, such as those of a score; `use` has no effect until it ends.
+    """
+    layers = [net.layer(name) for name in net.layer_names]
+    try:
+        with torch.no_grad():
+            for layer in layers:
+                layer.formed = layer.effective()
+        yield
+    finally:
+        for layer in layers:
+            layer.formed = None
 
 
 @torch.no_grad()

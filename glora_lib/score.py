@@ -1,11 +1,15 @@
 """How good a subnet is on validation images, and no sooner than that matters: scoring stops when a floor is out of reach."""
 
 import math
+from contextlib import contextmanager
 
 import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from glora_lib.model import AdaptedModel, fuse
+from glora_lib.class_token import class_token_alone
+from glora_lib.model import AdaptedModel, formed
 from glora_lib.space import Config
 from glora_lib.train import autocast
 
@@ -20,14 +24,14 @@ class Score:
         net: the supernet.
         data: the validation images.
         dtype: "float32" or "bfloat16", as in `accuracy`.
-        chunk: images between two looks at the floor.
+        least: the fewest images between two looks at the floor; there are more where fewer cannot decide.
 
     Attributes:
         images_seen: how many images all calls together have put through the model.
     """
 
-    def __init__(self, net: AdaptedModel, data: Dataset, dtype: str = "float32", chunk: int = 20):
-        self.net, self.data, self.dtype, self.chunk = net, data, dtype, chunk
+    def __init__(self, net: AdaptedModel, data: Dataset, dtype: str = "float32", least: int = 10):
+        self.net, self.data, self.dtype, self.least = net, data, dtype, least
         self.wrong = torch.zeros(len(data))  # how often each image was answered wrongly,
         self.asked = torch.zeros(len(data))  # and how often it was shown
         self.images_seen = 0
@@ -35,19 +39,36 @@ class Score:
     @torch.no_grad()
     def __call__(self, config: Config, floor: float | None = None) -> float | None:
         """Return the accuracy of `config` on all images, or None where it is below `floor`."""
-        n, device = len(self.data), next(self.net.parameters()).device
-        plain = fuse(self.net.use(config)).eval()  # the effective weights are formed once, not once a chunk
+        n = len(self.data)
         allowed = n if floor is None else n - math.ceil(floor * n - 1e-9)  # errors with which the floor is still reached
         order = torch.argsort((self.wrong + 1) / (self.asked + 2), descending=True, stable=True)
-        errors = 0
-        for places in order.split(n if floor is None else self.chunk):
-            images, labels = self.data[places.tolist()]
-            with autocast(self.dtype, device):
-                wrong = plain(images.to(device)).argmax(-1).cpu() != labels
-            self.wrong[places] += wrong.float()
-            self.asked[places] += 1
-            self.images_seen += len(places)
-            errors += int(wrong.sum())
-            if errors > allowed:
-                return None
+        errors = seen = 0
+        with self._ready(config):
+            while seen < n:
+                places = order[seen : seen + max(self.least, allowed + 1 - errors)]
+                wrong = self._wrong(places)
+                self.wrong[places] += wrong.float()
+                self.asked[places] += 1
+                self.images_seen += len(places)
+                seen, errors = seen + len(places), errors + int(wrong.sum())
+                if errors > allowed:
+                    return None
         return (n - errors) / n
+
+    @contextmanager
+    def _ready(self, config: Config):
+        """The subnet in evaluation mode, computing nothing twice and nothing that its answer does not depend on."""
+        was_training = self.net.training
+        self.net.use(config).eval()
+        try:
+            with formed(self.net), class_token_alone(self.net.model):
+                yield
+        finally:
+            self.net.train(was_training)
+
+    def _wrong(self, places: Int[Tensor, " n"]) -> Bool[Tensor, " n"]:
+        """Return whether the model's answer is wrong, image by image."""
+        images, labels = self.data[places.tolist()]
+        device = next(self.net.parameters()).device
+        with autocast(self.dtype, device):
+            return self.net(images.to(device)).argmax(-1).cpu() != labels

@@ -113,7 +113,7 @@ ALLOWED = {
     "plot.explain": {"plot.style", "space"},
     "plot": {"plot.explain", "plot.results", "plot.style"},
     # the one place where everything meets
-    "score": {"model", "space", "train"},
+    "score": {"class_token", "model", "space", "train"},
     "run": {"paths", "profile", "provenance", "record"},
     "controls": {"profile", "run"},
     "stages": {

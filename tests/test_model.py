@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from glora_lib.layer import GLoRALinear
-from glora_lib.model import AdaptedModel, adapt, fuse
+from glora_lib.model import AdaptedModel, adapt, formed, fuse
 from glora_lib.space import Choice, Space
 
 
@@ -289,3 +289,26 @@ def test_use_chains_and_an_unknown_layer_is_an_error():
 def test_rank_and_scaling_reach_every_layer():
     net = adapt(vit(), rank=3, scale_broadcast=True)
     assert {(net.layer(name).rank, net.layer(name).scale_broadcast) for name in net.layer_names} == {(3, True)}
+
+
+def test_formed_layers_keep_their_weights_until_the_end_even_of_an_error():
+    net, x = adapt(vit(), rank=4).eval(), torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    space = Space(net.layer_names, (4, 2))
+    first, second = (space.sample(random.Random(seed)) for seed in range(2))
+    plain, other = (fuse(net.use(config))(x) for config in (first, second))
+    net.use(first)
+
+    def broken():
+        with torch.no_grad(), formed(net):
+            torch.testing.assert_close(net(x), plain)
+            torch.testing.assert_close(net.use(second)(x), plain)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        broken()
+    torch.testing.assert_close(net(x), other)
+    assert (plain - other).abs().max() > 1e-2

@@ -46,9 +46,25 @@ def test_without_a_floor_it_is_the_accuracy_of_every_subnet(net, data):
         assert score(config) == accuracy(net.use(config), data)
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 60, 100])
-def test_none_exactly_for_what_lies_below_the_floor(net, data, chunk):
-    score, space, rng = Score(net, data, chunk=chunk), Space(net.layer_names, (2,)), random.Random(1)
+@pytest.mark.parametrize("training", [True, False])
+def test_the_net_stays_as_it_was(net, data, training):
+    config = Space(net.layer_names, (2,)).sample(random.Random(0))
+    Score(net.train(training), data)(config)
+    assert net.training == training
+    assert all(net.layer(name).formed is None for name in net.layer_names)
+
+
+def test_no_more_images_than_can_decide_are_shown(net, data):
+    score, config = Score(net, data, least=1), Space(net.layer_names, (2,)).sample(random.Random(0))
+    true = score(config)  # after this the images that are answered wrongly come first
+    score.images_seen = 0
+    assert score(config, true + 1 / 60) is None
+    assert score.images_seen == round(60 * (1 - true))
+
+
+@pytest.mark.parametrize("least", [1, 7, 60, 100])
+def test_none_exactly_for_what_lies_below_the_floor(net, data, least):
+    score, space, rng = Score(net, data, least=least), Space(net.layer_names, (2,)), random.Random(1)
     below = 0
     for config in [space.sample(rng) for _ in range(30)]:
         true = accuracy(net.use(config), data)
@@ -62,7 +78,7 @@ def test_none_exactly_for_what_lies_below_the_floor(net, data, chunk):
 def test_a_search_that_stops_early_takes_the_same_path_and_sees_fewer_images(net, data):
     space = Space(net.layer_names, (2,))
     settings = {"population": 12, "parents": 3, "mutations": 6, "crossovers": 6, "generations": 6, "seed": 2}
-    whole, stopped = Score(net, data), Score(net, data, chunk=5)
+    whole, stopped = Score(net, data), Score(net, data, least=5)
     slow = evolve(space, score=whole, **settings)
     fast = evolve(space, score=stopped, stop_early=True, **settings)
 
