@@ -123,6 +123,7 @@ def test_the_table_says_what_is_reached_and_what_was_not_measured():
     assert rows.loc["fixed-configuration step, float32", ["measured", "reached"]].tolist() == [1.0, False]
     assert rows.loc["LoRA step, B alone, float32", "reached"]
     assert rows.loc["memory of a step, supernet", ["measured", "reached"]].tolist() == [0.5, True]
+    assert rows.loc["memory of a step, supernet, whole batch", ["measured", "reached"]].tolist() == [1.0, None]
     assert rows.loc["import, seconds", ["measured", "reached"]].tolist() == [2.25, True]
     assert not rows.loc["backbone, seconds", "reached"]
     for what in ("supernet step", "LoRA step, B alone", "one search"):
@@ -153,3 +154,10 @@ def test_a_record_is_measured_once(monkeypatch, tmp_path):
     assert report.recorded(SETTING) == first
     with pytest.raises(ValueError, match="none, missing, all"):
         report.recorded(SETTING, "maybe")
+
+
+def test_a_step_that_takes_no_memory_of_its_own_gives_no_ratio():
+    memory = {name: {"before": 100.0, "peak": 100.0} for name in (*report.MEMORY, "supernet, whole batch")}
+    row = report.table(record(memory=memory)).set_index("what").loc["memory of a step, supernet"]
+    assert (row["n"], row["reached"]) == (0, None)
+    assert "no memory beyond" in row["against"]

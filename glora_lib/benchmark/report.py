@@ -82,7 +82,7 @@ def table(record: Record) -> pd.DataFrame:
     """Return a row for everything that was wanted: what, against, wanted, measured, low, high, n, reached.
 
     `measured` is a median over rounds of the ratio within a round, `low` and `high` are its 5th and 95th percentile.
-    Where n is 0 nothing was measured, for the reason in `against`.
+    Where n is 0 nothing was measured, for the reason in `against`; `reached` is None there, and where there is no limit.
     """
     history, rows = record.history, []
 
@@ -92,7 +92,8 @@ def table(record: Record) -> pd.DataFrame:
             rows.append((what, against, wanted, np.nan, np.nan, np.nan, 0, None))
             return
         middle, (low, high) = float(np.median(values)), np.quantile(values, (0.05, 0.95))
-        rows.append((what, against, wanted, middle, float(low), float(high), len(values), bool(reached(middle))))
+        verdict = bool(reached(middle)) if reached else None
+        rows.append((what, against, wanted, middle, float(low), float(high), len(values), verdict))
 
     rates = history["rates"]
     why = f"not measured: bfloat16 products run at {rates['bfloat16'] / rates['float32']:.3f} of float32's rate"
@@ -107,11 +108,11 @@ def table(record: Record) -> pd.DataFrame:
     add("one search, bfloat16", why if "bfloat16" not in history["steps"] else "not timed", "at least 6.0x", [], None)
     peak = {name: seen["peak"] - seen["before"] for name, seen in history["memory"].items()}
     literal = peak["supernet, literal"]
-    for name in ("supernet", "supernet, whole batch"):
-        allowed = "at most 0.8x" if name == "supernet" else "no limit"
+    bounds = {"supernet": ("at most 0.8x", lambda value: value <= 0.8), "supernet, whole batch": ("no limit", None)}
+    for name, (allowed, reached) in bounds.items():
         ratio = [peak[name] / literal] if literal > 0 else []  # a tiny model can do with what the process holds already
         against = "supernet, literal" if ratio else "not measured: the literal step took no memory beyond the process's"
-        add(f"memory of a step, {name}", against, allowed, ratio, lambda value: value <= 0.8)
+        add(f"memory of a step, {name}", against, allowed, ratio, reached)
     for dtype, times in history["steps"].items():
         ratio = np.divide(times["forward, fused"], times["forward, base"])
         low, high = np.quantile(ratio, (0.05, 0.95))
