@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from glora_lib.fast_linear import scaled_entries_linear, scaled_rows_linear
+from glora_lib.fast_linear import scaled_rows_linear
 from glora_lib.space import Choice, lora_rank
 
 
@@ -115,8 +115,9 @@ class GLoRALinear(nn.Module):
             down, up = self._tensor("B").expand(self.out_features, 1), torch.ones_like(self.W0[:1])
         W0, bias = self._frozen(dtype), self._bias()
         x, down, up, bias = (None if part is None else part.to(dtype) for part in (x, down, up, bias))
-        if rank := lora_rank(self.choice.A):
-            return scaled_entries_linear(x, W0, self.Ad[:, :rank].to(dtype), self.Au[:rank].to(dtype), down, up, bias)
+        if rank := lora_rank(self.choice.A):  # needs the dense gradient of W, so that nothing is left to save
+            W = torch.addcmul(W0, W0, self.Ad[:, :rank].to(dtype) @ self.Au[:rank].to(dtype))
+            return F.linear(x, W if down is None else torch.addmm(W, down, up), bias)
         A = self._tensor("A")
         return scaled_rows_linear(x, W0, None if A is None else (1 + A).squeeze(1).to(dtype), down, up, bias)
 

@@ -25,13 +25,14 @@ class Score:
         data: the validation images.
         dtype: "float32" or "bfloat16", as in `accuracy`.
         least: the fewest images between two looks at the floor; there are more where fewer cannot decide.
+        most: the most images at once: larger arrays are given back to the system and fetched anew by every layer.
 
     Attributes:
         images_seen: how many images all calls together have put through the model.
     """
 
-    def __init__(self, net: AdaptedModel, data: Dataset, dtype: str = "float32", least: int = 10):
-        self.net, self.data, self.dtype, self.least = net, data, dtype, least
+    def __init__(self, net: AdaptedModel, data: Dataset, dtype: str = "float32", least: int = 10, most: int = 50):
+        self.net, self.data, self.dtype, self.least, self.most = net, data, dtype, least, most
         self.wrong = torch.zeros(len(data))  # how often each image was answered wrongly,
         self.asked = torch.zeros(len(data))  # and how often it was shown
         self.images_seen = 0
@@ -45,7 +46,7 @@ class Score:
         errors = seen = 0
         with self._ready(config):
             while seen < n:
-                places = order[seen : seen + max(self.least, allowed + 1 - errors)]
+                places = order[seen : seen + min(self.most, max(self.least, allowed + 1 - errors))]
                 wrong = self._wrong(places)
                 self.wrong[places] += wrong.float()
                 self.asked[places] += 1

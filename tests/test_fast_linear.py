@@ -4,7 +4,7 @@ import pytest
 import torch
 from fixtures.formula import SUPPORT, random_layer
 
-from glora_lib.fast_linear import scaled_entries_linear, scaled_rows_linear
+from glora_lib.fast_linear import scaled_rows_linear
 from glora_lib.layer import GLoRALinear
 from glora_lib.space import Choice, Space
 
@@ -38,40 +38,49 @@ def test_values_and_gradients_are_the_plain_formula_s_in_every_choice(rows, shap
                 torch.testing.assert_close(fast[name], expected, rtol=1e-10, atol=1e-10, msg=lambda m, s=message: f"{s}: {m}")
 
 
-SHAPES = {"x": (2, 5, 3), "gain": (4,), "Ad": (4, 3), "Au": (3, 3), "down": (4, 2), "up": (2, 3), "bias": (4,)}
-FUNCTIONS = pytest.mark.parametrize(
-    ("function", "scale"),
-    [(scaled_rows_linear, ("gain",)), (scaled_rows_linear, ()), (scaled_entries_linear, ("Ad", "Au"))],
-    ids=["rows", "no scale", "entries"],
-)
+SHAPES = {"gain": (4,), "down": (4, 2), "up": (2, 3), "bias": (4,)}
+GAIN = pytest.mark.parametrize("gain", [4, 1, 0], ids=["gains", "one gain", "no gain"])
+LEADING = pytest.mark.parametrize("leading", [(2, 5), (2,)], ids=["more rows than inputs", "few rows"])
 
 
-def parts_of(function, scale: tuple[str, ...], low_rank: bool = True, bias: bool = True) -> tuple[list[str], dict]:
-    """Return the names of the arguments that are given, and all arguments but W0, random or None."""
-    given = ["x", *scale, *(("down", "up") if low_rank else ()), *(("bias",) if bias else ())]
-    absent = ("down", "up", "bias") if function is scaled_entries_linear else ("gain", "down", "up", "bias")
-    return given, dict.fromkeys(absent) | {name: torch.randn(SHAPES[name], dtype=torch.float64) for name in given}
+def random_parts(leading: tuple[int, ...], gain: int, low_rank: bool = True, bias: bool = True) -> dict:
+    """Return all arguments but W0, random or None."""
+    shapes = {"x": (*leading, 3)} | SHAPES | {"gain": (gain,)}
+    given = {"x": True, "gain": gain > 0, "down": low_rank, "up": low_rank, "bias": bias}
+    return {name: torch.randn(shapes[name], dtype=torch.float64) if there else None for name, there in given.items()}
 
 
-@FUNCTIONS
+@LEADING
+@GAIN
 @pytest.mark.parametrize("low_rank", [True, False], ids=["low rank", "no low rank"])
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
-def test_gradients_are_the_finite_differences(function, scale, low_rank, bias):
-    given, parts = parts_of(function, scale, low_rank, bias)
-    W0 = torch.randn(4, 3, dtype=torch.float64)
+def test_gradients_are_the_finite_differences(leading, gain, low_rank, bias):
+    parts, W0 = random_parts(leading, gain, low_rank, bias), torch.randn(4, 3, dtype=torch.float64)
+    given = [name for name, part in parts.items() if part is not None]
     leaves = tuple(parts[name].requires_grad_(True) for name in given)
-    assert torch.autograd.gradcheck(lambda *values: function(W0=W0, **(parts | dict(zip(given, values, strict=True)))), leaves)
+    assert torch.autograd.gradcheck(
+        lambda *values: scaled_rows_linear(W0=W0, **(parts | dict(zip(given, values, strict=True)))), leaves
+    )
 
 
-@FUNCTIONS
-def test_only_the_gradients_that_are_needed_are_computed(function, scale):
-    given, parts = parts_of(function, scale)
+@LEADING
+@GAIN
+def test_only_the_gradients_that_are_needed_are_computed_and_are_the_same(leading, gain):
+    parts = random_parts(leading, gain)
+    given = [name for name, part in parts.items() if part is not None]
+    W0 = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+
+    def gradients_of(*needed: str) -> dict[str, torch.Tensor]:
+        leaves = {name: None if part is None else part.clone().requires_grad_(name in needed) for name, part in parts.items()}
+        scaled_rows_linear(W0=W0, **leaves).square().sum().backward()
+        return {name: leaves[name].grad for name in given if leaves[name].grad is not None}
+
+    whole = gradients_of(*given)
     for needed in given:
-        W0 = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
-        leaves = {name: None if part is None else part.clone().requires_grad_(name == needed) for name, part in parts.items()}
-        function(W0=W0, **leaves).square().sum().backward()
-        assert [name for name in given if leaves[name].grad is not None] == [needed]
-        assert W0.grad is None
+        alone = gradients_of(needed)
+        assert list(alone) == [needed]
+        torch.testing.assert_close(alone[needed], whole[needed])
+    assert W0.grad is None
 
 
 @pytest.mark.parametrize("A", ["none", "scalar", "vector", "lora8"])
