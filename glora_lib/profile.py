@@ -139,7 +139,8 @@ CPU = replace(
     sources=("mnist_5k", "tuxpaint_9", "tiny_imagenet_food-16shot-s0"),
     # what has records; the rest is ready and was not run: data/README.md
     other_seeds=dict.fromkeys((*BASELINES, "noah", "glora_oracle", "sensitivity"), (0,))
-    | {"lora": (0, 1, 2), "glora_fixed": (0, 1)}
+    | dict.fromkeys(("lora", "bitfit", "repadapter", "fact_tk"), (0, 1, 2))
+    | {"glora_fixed": (0, 1)}
     | {f"{task}--glora": (0,) for task in OTHERS if task not in ("indian_pines_9", "mnist_m")}
     | {f"{task}--{method}": () for task in OTHERS for method in FIRST_ONLY},
     ranks=(4, 2),
