@@ -25,7 +25,7 @@ class Score:
         data: the validation images.
         dtype: "float32" or "bfloat16", as in `accuracy`.
         least: the fewest images between two looks at the floor; there are more where fewer cannot decide.
-        most: the most images at once: larger arrays are given back to the system and fetched anew by every layer.
+        most: the most images at once; of 98 pixels on two cores, 200 at once took 15 % longer than four times 50.
 
     Attributes:
         images_seen: how many images all calls together have put through the model.

@@ -93,3 +93,13 @@ def test_a_search_that_stops_early_takes_the_same_path_and_sees_fewer_images(net
     assert all(e.exact for e in fast.generation(0))
     assert sum(not e.exact for e in fast.ranking) > 20
     assert stopped.images_seen < whole.images_seen == 60 * len(slow.ranking)
+
+
+@pytest.mark.parametrize("most", [1, 7])
+def test_how_many_images_are_scored_at_once_changes_nothing(net, data, most):
+    config = Space(net.layer_names, (2,)).sample(random.Random(3))
+    shown, at_once, whole = [], Score(net, data, most=most), Score(net, data, most=len(data))(config)
+    wrong = at_once._wrong
+    at_once._wrong = lambda places: (shown.append(len(places)), wrong(places))[1]
+    assert at_once(config) == whole
+    assert max(shown) == most and sum(shown) == len(data)

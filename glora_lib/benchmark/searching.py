@@ -23,9 +23,9 @@ CANDIDATES = 9  # of the search that the authors' loop scores too
 def search(setting: Setting) -> dict:
     """Train a supernet for a few epochs, search it, and time the authors' loop on some of the same candidates.
 
-    The profile's first task and recipe, at the size of the setting. Returns {"seconds": {generation: [a number a candidate]},
-    "images": likewise, "literal_seconds": [...], "agree": whether the literal loop gave the same accuracies, "n_val",
-    "seconds_train"}.
+    The profile's first task and recipe, at the size of the setting. Returns {"generation", "seconds", "images": lists with an
+    entry a candidate, "literal_seconds": a list over those that the authors' loop scored, "compared": how many of these ours
+    scored whole, "agree": how many of them got the same accuracy, "n_val", "task", "seconds_train", "population"}.
 
     Each candidate of the authors' loop decodes and resizes every validation image from JPEG, which is here of the model's own
     size (their images are larger), and computes the literal formula with timm's attention; theirs keeps no score either.
