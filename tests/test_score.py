@@ -102,4 +102,5 @@ def test_how_many_images_are_scored_at_once_changes_nothing(net, data, most):
     wrong = at_once._wrong
     at_once._wrong = lambda places: (shown.append(len(places)), wrong(places))[1]
     assert at_once(config) == whole
-    assert max(shown) == most and sum(shown) == len(data)
+    assert max(shown) == most
+    assert sum(shown) == len(data)
