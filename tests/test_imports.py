@@ -94,7 +94,7 @@ ALLOWED = {
         *("audit.protocol", "audit.selection", "audit.superlora", "audit.superset", "audit.table1", "audit.tables", "paths"),
     },
     "audit.coverage": {"paths", "record"},
-    "audit.checklist": {"audit.measured", "paths", "profile", "record"},
+    "audit.checklist": {"audit.measured", "paths", "profile", "recompute", "record"},
     "audit.findings": {
         *("audit.sources", "audit.counts", "audit.equations", "audit.protocol", "audit.selection", "audit.superlora"),
         *("audit.superset", "audit.table1", "audit.tables", "sizes", "space"),
@@ -121,6 +121,7 @@ ALLOWED = {
     },
     "kept": {"adapter_file", "backbones", "data", "grid", "methods", "model", "paths", "profile", "record", "run", "space"},
     "grid": {"backbones", "data", "provenance", "record", "run", "stages", "threads", "train"},
+    "recompute": {"data", "grid", "profile", "record", "run"},
     # what it costs
     "benchmark": set(),
     "benchmark.setting": {"backbones", "profile"},

@@ -7,6 +7,7 @@ import pandas as pd
 from glora_lib.audit.measured import SEEDS
 from glora_lib.paths import DATA, ROOT
 from glora_lib.profile import PROFILES
+from glora_lib.recompute import AGAIN, compare
 from glora_lib.record import results
 
 
@@ -46,12 +47,13 @@ def checklist(verdicts: pd.DataFrame, profile: str) -> pd.DataFrame:
     """Return question, answer, detail: computed from the records of a profile and from its verdicts."""
     table, tally = records(profile), verdicts["verdict"].value_counts()
     origin = pd.DataFrame([record.provenance for record in table["record"]])
-    seeds = table.groupby(["experiment", "task", "method"])["seed"].nunique()
+    seeds = table[table["experiment"] != AGAIN].groupby(["experiment", "task", "method"])["seed"].nunique()
     selected = table["selected_on"].value_counts()
     cost = spent(profile)
     clean = origin.empty or not origin["dirty"].any()
     whole = all(record.settings and record.metrics for record in table["record"])
     oracle = table[table["selected_on"].str.startswith("test", na=False)]
+    again = compare(profile)
     bounds = set(oracle["experiment"]) == {"controls"}
     undecided = verdicts.query("verdict == 'not testable'")
     against = int(verdicts["verdict"].isin(["contradicted", "off"]).sum())
@@ -89,6 +91,11 @@ def checklist(verdicts: pd.DataFrame, profile: str) -> pd.DataFrame:
             f"{cost['hours'].sum():.1f} process hours, at most {cost['peak GB'].max() if len(cost) else 0:.1f} GB",
         ),
         ("On which processors?", _yes(True, table), "; ".join(sorted(set(origin.get("processor", []))))),
+        (
+            "Do records come out again?",
+            _yes(bool(again["within"].all()), again),
+            f"{again['within'].sum()} of {len(again)} that were computed once more are within their tolerance",
+        ),
         ("Are weights and data identified?", _yes(whole, table), f"{len(_digests(table))} SHA-256 digests in the records"),
         ("Are licences named?", "yes", f"{len(licences())} assets, with what their packages declare"),
         ("Is the code open?", "yes", "MIT, one command: make reproduce"),
