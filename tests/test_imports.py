@@ -64,8 +64,10 @@ ALLOWED = {
         *("data.gratings", "data.indian_pines", "data.task", "data.tiny_imagenet", "paths", "profile"),
     },
     "data.shifts": {
-        *("data.debian", "data.few_shot", "data.folder", "data.packaged", "data.task", "data.tasks", "paths", "profile"),
+        *("data.debian", "data.few_shot", "data.folder", "data.hard", "data.packaged", "data.task", "data.tasks"),
+        *("data.tiny_imagenet", "paths", "profile"),
     },
+    "data.hard": {"data.packaged", "data.task", "paths"},
     "data.inventory": {"data.few_shot", "data.folder", "data.task", "paths"},
     "data.baselines": {"data.task"},
     "data": {"data.folder", "data.inventory", "data.shifts", "data.task", "data.tasks"},

@@ -6,10 +6,10 @@ import io
 from dataclasses import dataclass, replace
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from glora_lib import paths
-from glora_lib.data import debian, few_shot, tasks
+from glora_lib.data import debian, few_shot, hard, tasks, tiny_imagenet
 from glora_lib.data.folder import Row, digest_of, images_of, read_list
 from glora_lib.data.packaged import OPTDIGITS
 from glora_lib.data.task import DataError, Images, Task, resize
@@ -33,7 +33,11 @@ SHIFTS = {
         Shift("optdigits", "v2", "digits of other writers, collected and scaled down by others"),
     ),
     "tuxpaint_9": (Shift("openclipart_9", "r", "drawings instead of photographs"),),
-    "tiny_imagenet": (Shift("edges", "sketch", "the test images' edges by a Sobel filter, dark on white"),),
+    "tiny_imagenet": (
+        Shift("edges", "sketch", "the test images' edges by a Sobel filter, dark on white"),
+        Shift("hard", "a", "those test images that EfficientNet-Lite0 gets wrong"),
+        Shift("flat", "r", "the test images as areas of eight flat colours, as in a poster"),
+    ),
     "imagenet": (
         Shift("imagenetv2", "v2", "images collected again by the same procedure"),
         Shift("imagenet-sketch", "sketch", "drawings in black and white"),
@@ -65,8 +69,11 @@ def load_shift(source: str, target: str, profile: Profile | str) -> Task:
     elif target == "mnist_m":
         shifted = tasks.load_task("mnist_m", profile)
         test, digest = shifted.test, shifted.sha256
-    elif target == "edges":
-        test, digest = tasks.read_lists(few_shot.parse(source), size, edges).test, "Sobel"
+    elif target in RENDERED:
+        render, digest = RENDERED[target]
+        test = tasks.read_lists(few_shot.parse(source), size, render).test
+    elif target == "hard":
+        test, digest = hard_ones(source, task)
     elif target in ("optdigits", "openclipart_9"):
         images, labels = optdigits() if target == "optdigits" else debian.drawings(target)
         test = Images(resize(images, size), labels)
@@ -101,6 +108,23 @@ def edges(image: Image.Image) -> Image.Image:
     strength = np.hypot(smooth[0][2:] - smooth[0][:-2], smooth[1][:, 2:] - smooth[1][:, :-2])
     strength /= max(np.percentile(strength, 99), 1e-9)
     return Image.fromarray((255 * (1 - strength.clip(0, 1))).round().astype(np.uint8)).convert("RGB")
+
+
+def flat(image: Image.Image) -> Image.Image:
+    """Return the image in eight colours of its own, smoothed before (a median of 5 x 5 pixels), so that areas are flat."""
+    smooth = image.convert("RGB").filter(ImageFilter.MedianFilter(5))
+    return smooth.quantize(8, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).convert("RGB")
+
+
+RENDERED = {"edges": (edges, "Sobel"), "flat": (flat, "median 5, 8 colours")}  # of each test image; and what digests say
+
+
+def hard_ones(source: str, task: Task) -> tuple[Images, str]:
+    """Return the test images of a few-shot task of Tiny-ImageNet that `hard.convnet` gets wrong, and their digest."""
+    wanted = few_shot.parse(source)
+    wnids = tiny_imagenet.wnids_of(tasks.place(wanted.task), wanted.task)
+    mask = hard.cached(task.sha256, lambda: tasks.read_lists(wanted, hard.SIZE).test, wnids)
+    return Images(task.test.raw[mask], task.test.labels[mask]), f"wrong {''.join(map(str, mask.int().tolist()))}"
 
 
 def listed(target: str, classes: int) -> list[Row]:

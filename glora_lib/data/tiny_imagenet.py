@@ -7,7 +7,7 @@ the place of the paper's five fine-grained sets.
 from collections.abc import Callable
 from pathlib import Path
 
-from glora_lib.data.few_shot import FewShotName, load_lists
+from glora_lib.data.few_shot import FewShotName, class_lines, load_lists
 from glora_lib.data.task import DataError, Task
 
 GROUPS = {
@@ -40,6 +40,11 @@ GROUPS = {
 }
 STANDS_FOR = {"food": "food-101", "vehicles": "stanford_cars", "pets": "oxford_pets"}
 NAMES = ("tiny_imagenet", *(f"tiny_imagenet_{group}" for group in GROUPS))
+
+
+def wnids_of(root: Path, name: str) -> tuple[str, ...]:
+    """Return the WordNet codes of the classes of a name of `NAMES`, in the order of its labels."""
+    return GROUPS.get(name.removeprefix("tiny_imagenet_"), ()) or tuple(code for code, _ in class_lines(root))
 
 
 def load_tiny_imagenet(root: Path, wanted: FewShotName, size: int, change_test: Callable = lambda image: image) -> Task:
