@@ -49,7 +49,7 @@ class Profile:
     shots: tuple[int, ...] = (1, 2, 4, 8, 16)  # training images a class
     controlled: tuple[str, ...] = VTAB_1K  # tasks that have the controls of `controls`
     sources: tuple[str, ...] = ("imagenet-16shot-s0",)  # what is trained on, then tested on shifted targets
-    other_seeds: dict[str, tuple[int, ...]] = field(default_factory=dict)  # by method, control, experiment or "task--method"
+    other_seeds: dict[str, tuple[int, ...]] = field(default_factory=dict)  # by method, control or experiment
     # the supernet (App. A and the authors' supernet.py)
     ranks: tuple[int, ...] = (8, 4)  # "8 and 4 in the largest model" (Sec. 3.1)
     scale_broadcast: bool = False  # divide B's vector and scalar by the input width; the paper does not
@@ -99,9 +99,9 @@ class Profile:
         names = ("population", "parents", "mutations", "crossovers", "probability", "generations", "limit")
         return {name: getattr(self, name) for name in names}
 
-    def seeds_of(self, method: str, task: str = "") -> tuple[int, ...]:
-        """Return the seeds that a method runs with in this profile, on a task."""
-        return self.other_seeds.get(f"{task}--{method}", self.other_seeds.get(method, self.seeds))
+    def seeds_of(self, name: str) -> tuple[int, ...]:
+        """Return the seeds that a method, a control or an experiment runs with in this profile."""
+        return self.other_seeds.get(name, self.seeds)
 
     def for_method(self, method: str) -> "Profile":
         """Return this profile with the recipe of `method`; a method without one of its own trains like the supernet."""
@@ -121,11 +121,6 @@ class Profile:
 
 PAPER = Profile(name="paper")
 
-# the cpu profile's tasks: one of each group, on which recipes are compared, and the others; methods that ran on the first only
-FIRST = ("mnist_5k", "landcover_10", "clevr_count")
-OTHERS = ("mnist_m", "fashion_mnist", "koeppen_5", "indian_pines_9", "clevr_dist", "dsprites_loc", "dsprites_ori")
-FIRST_ONLY = ("full", "vpt_shallow", "vpt_deep", "adapter", "adaptformer", "noah", "fact_tt", "ssf")
-
 CPU = replace(
     PAPER,
     name="cpu",
@@ -133,16 +128,17 @@ CPU = replace(
     weights="",
     image_size=42,
     drop_path=0.0,
-    tasks=FIRST + OTHERS,
+    tasks=(
+        *("mnist_5k", "landcover_10", "clevr_count"),  # one of each group, on which recipes are compared
+        *("mnist_m", "fashion_mnist", "koeppen_5", "indian_pines_9", "clevr_dist", "dsprites_loc", "dsprites_ori"),
+    ),
     controlled=("indian_pines_9",),
     few_shot=("tiny_imagenet_food", "tiny_imagenet_vehicles", "tiny_imagenet_pets", "mnist_5k", "landcover_10"),
     sources=("mnist_5k", "tuxpaint_9", "tiny_imagenet_food-16shot-s0"),
     # what has records; the rest is ready and was not run: data/README.md
     other_seeds=dict.fromkeys((*BASELINES, "noah", "glora_oracle", "sensitivity"), (0,))
     | dict.fromkeys(("lora", "bitfit", "repadapter", "fact_tk"), (0, 1, 2))
-    | {"glora_fixed": (0, 1)}
-    | {f"{task}--glora": (0,) for task in OTHERS if task not in ("indian_pines_9", "mnist_m")}
-    | {f"{task}--{method}": () for task in OTHERS for method in FIRST_ONLY},
+    | {"glora_fixed": (0, 1)},
     ranks=(4, 2),
     scale_broadcast=True,
     epochs=14,
