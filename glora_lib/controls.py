@@ -1,4 +1,4 @@
-"""What a table of methods leaves open: is it the search, its settings or its split, the choice of forms, or the budget?"""
+"""What a table of methods leaves open: is it the search, its settings or its split, the forms, the ranks, or the budget?"""
 
 import math
 from dataclasses import replace
@@ -35,6 +35,15 @@ def whole_budget(profile: Profile) -> int:
     """
     scored = profile.population * (1 + profile.generations) * VAL
     return math.ceil(profile.epochs + FORWARD * scored / TRAIN)
+
+
+def other_sizes(task: str, profile: Profile, seed: int = 0) -> list[Run]:
+    """Return GLoRA with each of the profile's `other_ranks` in the experiment "glora_sizes", labelled "glora-8+4" and alike.
+
+    All else stays, the limit of a subnet's parameters too. Table 1 of the paper has three sizes.
+    """
+    named = {"glora-" + "+".join(map(str, ranks)): ranks for ranks in profile.other_ranks}
+    return [Run("glora_sizes", task, "glora", replace(profile, ranks=ranks), seed, label) for label, ranks in named.items()]
 
 
 def sensitivity(task: str, profile: Profile, seed: int = 0) -> list[Run]:

@@ -52,6 +52,7 @@ class Profile:
     other_seeds: dict[str, tuple[int, ...]] = field(default_factory=dict)  # by method, control or experiment
     # the supernet (App. A and the authors' supernet.py)
     ranks: tuple[int, ...] = (8, 4)  # "8 and 4 in the largest model" (Sec. 3.1)
+    other_ranks: tuple[tuple[int, ...], ...] = ((4, 2), (2,))  # GLoRA's other sizes, `controls.other_sizes`
     scale_broadcast: bool = False  # divide B's vector and scalar by the input width; the paper does not
     epochs: int = 500
     batch_size: int = 64
@@ -112,8 +113,8 @@ class Profile:
 
         Options are there where the method has any.
         """
-        around = ("name", "tasks", "controlled", "few_shot", "shots", "sources", "seeds", "other_seeds", "methods")
-        around += ("results", "figures", "allow_dirty", "compared")
+        around = ("name", "tasks", "controlled", "few_shot", "shots", "sources", "seeds", "other_seeds", "other_ranks")
+        around += ("methods", "results", "figures", "allow_dirty", "compared")
         around += () if self.options else ("options",)
         settings = {name: value for name, value in asdict(self).items() if name not in around}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
@@ -136,10 +137,11 @@ CPU = replace(
     few_shot=("tiny_imagenet_food", "tiny_imagenet_vehicles", "tiny_imagenet_pets", "mnist_5k", "landcover_10"),
     sources=("mnist_5k", "tuxpaint_9", "tiny_imagenet_food-16shot-s0"),
     # what has records; the rest is ready and was not run: data/README.md
-    other_seeds=dict.fromkeys((*BASELINES, "noah", "glora_oracle", "sensitivity"), (0,))
+    other_seeds=dict.fromkeys((*BASELINES, "noah", "glora_oracle", "sensitivity", "glora_sizes"), (0,))
     | dict.fromkeys(("lora", "bitfit", "repadapter", "fact_tk"), (0, 1, 2))
     | {"glora_fixed": (0, 1)},
     ranks=(4, 2),
+    other_ranks=((8, 4), (2,)),
     scale_broadcast=True,
     epochs=14,
     batch_size=16,
@@ -174,6 +176,7 @@ SMOKE = replace(
     sources=("gratings",),
     seeds=(0,),
     ranks=(4, 2),
+    other_ranks=((2,),),
     scale_broadcast=True,
     epochs=2,
     batch_size=32,

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from glora_lib import run as run_module
-from glora_lib.controls import CONTROLS, controls, sensitivity, whole_budget
+from glora_lib.controls import CONTROLS, controls, other_sizes, sensitivity, whole_budget
 from glora_lib.grid import execute
 from glora_lib.profile import CPU, PAPER, SMOKE
 from glora_lib.run import Run
@@ -39,6 +39,16 @@ def test_searches_of_one_supernet_share_its_training():
     glora = Run("vtab1k", "gratings", "glora", CPU)
     folders = {run.supernet.state_folder for run in (glora, by_name["glora_random"], by_name["glora_oracle"])}
     assert len(folders) == 1
+
+
+@pytest.mark.parametrize("profile", [PAPER, CPU, SMOKE])
+def test_the_other_sizes_change_the_ranks_alone_and_have_supernets_of_their_own(profile):
+    glora, runs = Run("vtab1k", "gratings", "glora", profile), other_sizes("gratings", profile)
+    assert len({run.supernet.state_folder for run in (glora, *runs)}) == 1 + len(profile.other_ranks)
+    for run, ranks in zip(runs, profile.other_ranks, strict=True):
+        assert run.recipe.settings() == glora.recipe.settings() | {"ranks": list(ranks)}
+        assert run.recipe.ranks != glora.recipe.ranks
+        assert run.label == "glora-" + "+".join(map(str, ranks))
 
 
 @pytest.mark.parametrize("profile", [PAPER, CPU], ids=["paper", "cpu"])
