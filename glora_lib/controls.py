@@ -1,9 +1,9 @@
-"""What a table of methods leaves open: is it the search, its settings or its split, the forms, the ranks, or the budget?"""
+"""What a table of methods leaves open: the search, its settings or split, the forms, the ranks, the rate, or the budget?"""
 
 import math
 from dataclasses import replace
 
-from glora_lib.profile import Profile
+from glora_lib.profile import BASELINES, Profile
 from glora_lib.run import Run
 
 TRAIN, VAL = 800, 200  # images of a task of VTAB-1K
@@ -44,6 +44,23 @@ def other_sizes(task: str, profile: Profile, seed: int = 0) -> list[Run]:
     """
     named = {"glora-" + "+".join(map(str, ranks)): ranks for ranks in profile.other_ranks}
     return [Run("glora_sizes", task, "glora", replace(profile, ranks=ranks), seed, label) for label, ranks in named.items()]
+
+
+def rates(profile: Profile, tasks: int = 3, seed: int = 0) -> list[Run]:
+    """Return every baseline but `full` at the profile's `rates` on its first `tasks`, in the experiment "recipe".
+
+    The label is the method and the rate, "lora-3e-03". Where a rate is the method's own, it is the run of the experiment
+    "vtab1k". `full` is left out, since its rate lies far below the others'.
+    """
+    runs = []
+    for method in (name for name in BASELINES if name != "full"):
+        recipe, own = profile.methods.get(method, {}), profile.for_method(method).learning_rate
+        for task in profile.tasks[:tasks]:
+            runs.append(Run("vtab1k", task, method, profile, seed))
+            for rate in (rate for rate in profile.rates if rate != own):
+                changed = replace(profile, methods=profile.methods | {method: recipe | {"learning_rate": rate}})
+                runs.append(Run("recipe", task, method, changed, seed, label=f"{method}-{rate:.0e}"))
+    return runs
 
 
 def sensitivity(task: str, profile: Profile, seed: int = 0) -> list[Run]:

@@ -50,6 +50,7 @@ class Profile:
     controlled: tuple[str, ...] = VTAB_1K  # tasks that have the controls of `controls`
     sources: tuple[str, ...] = ("imagenet-16shot-s0",)  # what is trained on, then tested on shifted targets
     other_seeds: dict[str, tuple[int, ...]] = field(default_factory=dict)  # by method, control or experiment
+    rates: tuple[float, ...] = ()  # learning rates that the baselines are compared at on validation images, `controls.rates`
     # the supernet (App. A and the authors' supernet.py)
     ranks: tuple[int, ...] = (8, 4)  # "8 and 4 in the largest model" (Sec. 3.1)
     other_ranks: tuple[tuple[int, ...], ...] = ((4, 2), (2,))  # GLoRA's other sizes, `controls.other_sizes`
@@ -114,7 +115,7 @@ class Profile:
         Options are there where the method has any.
         """
         around = ("name", "tasks", "controlled", "few_shot", "shots", "sources", "seeds", "other_seeds", "other_ranks")
-        around += ("methods", "results", "figures", "allow_dirty", "compared")
+        around += ("rates", "methods", "results", "figures", "allow_dirty", "compared")
         around += () if self.options else ("options",)
         settings = {name: value for name, value in asdict(self).items() if name not in around}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
@@ -140,6 +141,7 @@ CPU = replace(
     other_seeds=dict.fromkeys((*BASELINES, "noah", "glora_oracle", "sensitivity", "glora_sizes"), (0,))
     | dict.fromkeys(("lora", "bitfit", "repadapter", "fact_tk"), (0, 1, 2))
     | {"glora_fixed": (0, 1)},
+    rates=(3e-3, 1e-2, 3e-4),
     ranks=(4, 2),
     other_ranks=((8, 4), (2,)),
     scale_broadcast=True,
@@ -175,6 +177,7 @@ SMOKE = replace(
     shots=(1, 4),
     sources=("gratings",),
     seeds=(0,),
+    rates=(3e-3,),
     ranks=(4, 2),
     other_ranks=((2,),),
     scale_broadcast=True,

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from glora_lib import run as run_module
-from glora_lib.controls import CONTROLS, controls, other_sizes, sensitivity, whole_budget
+from glora_lib.controls import CONTROLS, controls, other_sizes, rates, sensitivity, whole_budget
 from glora_lib.grid import execute
 from glora_lib.profile import CPU, PAPER, SMOKE
 from glora_lib.run import Run
@@ -49,6 +49,19 @@ def test_the_other_sizes_change_the_ranks_alone_and_have_supernets_of_their_own(
         assert run.recipe.settings() == glora.recipe.settings() | {"ranks": list(ranks)}
         assert run.recipe.ranks != glora.recipe.ranks
         assert run.label == "glora-" + "+".join(map(str, ranks))
+
+
+@pytest.mark.parametrize("profile", [CPU, SMOKE], ids=["cpu", "smoke"])
+def test_rates_change_a_baselines_rate_alone_and_include_its_own(profile):
+    runs = rates(profile)
+    assert len({(run.experiment, run.id) for run in runs}) == len(runs)
+    assert {run.task for run in runs} == set(profile.tasks[:3])
+    for run in runs:
+        own = Run("vtab1k", run.task, run.method, profile)
+        changed = {name for name, value in run.recipe.settings().items() if value != own.recipe.settings()[name]}
+        assert changed == (set() if run.experiment == "vtab1k" else {"learning_rate"})
+    for method in ("lora", "vpt_deep"):
+        assert {run.recipe.learning_rate for run in runs if run.method == method} >= set(profile.rates)
 
 
 @pytest.mark.parametrize("profile", [PAPER, CPU], ids=["paper", "cpu"])
