@@ -45,6 +45,17 @@ def assert_unchanged(net: AdaptedModel, before: dict) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 
+def assert_same_function(net: AdaptedModel, other: AdaptedModel) -> None:
+    """Every weight is the same number; outputs agree to rounding, since a product may be summed in another order."""
+    for name in net.layer_names:
+        weight, bias = net.layer(name).effective()
+        assert torch.equal(weight, other.layer(name).effective()[0])
+        assert torch.equal(bias, other.layer(name).effective()[1])
+    assert all(torch.equal(*parts) for parts in zip(net.model.head.parameters(), other.model.head.parameters(), strict=True))
+    x = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(net(x), other(x), rtol=0, atol=1e-6)
+
+
 @pytest.fixture
 def saved(tmp_path):
     """The path of an adapter that was saved, subnet only."""
@@ -54,21 +65,21 @@ def saved(tmp_path):
 @pytest.mark.parametrize("whole", [True, False], ids=["whole", "subnet"])
 @torch.no_grad()
 def test_a_round_trip_gives_the_same_function(whole, tmp_path):
-    net, fresh, x = trained(), make(), torch.randn(2, 3, 32, 32)
+    net, fresh = trained(), make()
     path = save_adapter(net, tmp_path / "new folder" / "adapter", backbone="test_vit", whole=whole)
     assert sorted(file.name for file in path.parent.iterdir()) == ["adapter.json", "adapter.safetensors"]
     assert load_adapter(fresh, path) == net.config == fresh.config
-    assert torch.equal(fresh(x), net(x))
+    assert_same_function(fresh, net)
     if whole:  # then every other subnet came along
         config = Space(net.layer_names, (4,)).sample(random.Random(9))
-        assert torch.equal(fresh.use(config)(x), net.use(config)(x))
+        assert_same_function(fresh.use(config), net.use(config))
 
 
 @torch.no_grad()
 def test_loading_removes_what_the_model_had_learned_before(tmp_path):
-    net, other, x = trained(), trained(seed=2), torch.randn(2, 3, 32, 32)
+    net, other = trained(), trained(seed=2)
     load_adapter(other, save_adapter(net, tmp_path / "adapter", backbone="test_vit"))
-    assert torch.equal(other(x), net(x))
+    assert_same_function(other, net)
 
 
 def test_a_subnet_s_file_holds_what_its_configuration_counts(tmp_path):
@@ -303,7 +314,7 @@ def test_an_adapter_of_any_method_comes_back(method, tmp_path):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     path = saved_by(method, tmp_path)
     again = restore(model, path)
-    torch.testing.assert_close(again(images()), net(images()), rtol=0, atol=0)
+    torch.testing.assert_close(again(images()), net(images()), rtol=0, atol=1e-6)  # summed in another order, perhaps
     assert getattr(again, "config", None) == getattr(net, "config", None)
     assert (again(images()) - model(images())).abs().max() > 1e-3
     assert list(model.state_dict()) == list(before)
