@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import papermill
 import psutil
 import yaml
@@ -27,6 +28,7 @@ from nbconvert import HTMLExporter
 
 from glora_lib.paths import NOTEBOOKS, OUT
 from glora_lib.profile import PROFILES
+from glora_lib.record import all_results
 
 TIMEOUT = 3600  # seconds a notebook
 
@@ -181,6 +183,21 @@ def write_html(executed: Path, root: Path) -> None:
     html(executed).write_text(body, encoding="utf-8")
 
 
+def list_records(profile: str, since: str) -> pd.DataFrame:
+    """Write out/<profile>/records.csv, a line for every record of the profile; return what it holds.
+
+    Columns: experiment, task, method, seed, selected_on, commit and time of its run, processor, and `new`: whether it was made
+    at or after `since`, a UTC time as records have it.
+    """
+    table = all_results(profile)
+    origin = pd.DataFrame([record.provenance for record in table["record"]], columns=["commit", "time", "processor"])
+    names = ["experiment", "task", "method", "seed", "selected_on"]
+    listed = table[names].join(origin).assign(new=origin["time"] >= since)
+    (OUT / profile).mkdir(parents=True, exist_ok=True)
+    listed.to_csv(OUT / profile / "records.csv", index=False)
+    return listed
+
+
 def assignment(text: str) -> tuple[str, object]:
     """Return the name and the value, typed as in YAML, of `name=value`."""
     name, equals, value = text.partition("=")
@@ -221,7 +238,7 @@ def main(argv: list[str] | None = None) -> int:
 
     # only some notebooks compute runs
     computing = {name: value for name in ("workers", "scheduler") if (value := getattr(args, name)) is not None}
-    failed = 0
+    failed, start = 0, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     for notebook in notebooks:
         print(f"{notebook.stem:<42}", end="", flush=True)
         names = declared(notebook)
@@ -239,6 +256,10 @@ def main(argv: list[str] | None = None) -> int:
     if len(table):
         shown = table.filter(["id", "reported", "ours", "verdict"])  # notebook 99 and `python -m glora_lib.audit` have it all
         print(f"\n{shown.to_string(index=False, max_colwidth=60)}")
+    records = list_records(args.profile, start)
+    print(f"\nrecords, each one in {OUT / args.profile / 'records.csv'}; new: computed by this run")
+    counts = records.groupby("experiment")["new"].agg(["size", "sum"])
+    print(*(f"    {row.Index:<24}{row.size:5} records, {row.sum} new" for row in counts.itertuples()), sep="\n")
     print(f"\n{len(notebooks) - failed} of {len(notebooks)} notebooks ran; see {OUT / args.profile}")
     return 1 if failed else 0
 

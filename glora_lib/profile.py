@@ -133,6 +133,7 @@ CPU = replace(
     tasks=(
         *("mnist_5k", "landcover_10", "clevr_count"),  # one of each group, on which recipes are compared
         *("mnist_m", "fashion_mnist", "koeppen_5", "indian_pines_9", "clevr_dist", "dsprites_loc", "dsprites_ori"),
+        "cifar10",  # from a folder of yours; left out where it is absent
     ),
     controlled=("indian_pines_9",),
     few_shot=("tiny_imagenet_food", "tiny_imagenet_vehicles", "tiny_imagenet_pets", "mnist_5k", "landcover_10"),

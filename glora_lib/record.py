@@ -95,3 +95,11 @@ def results(experiment: str, profile: str, *, allow_dirty: bool | None = None) -
         row |= record.metrics | record.cost | {"commit": record.provenance["commit"][:10], "record": record}
         rows.append(row)
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["task", "method", "seed", "selected_on", "record"])
+
+
+def all_results(profile: str, *, allow_dirty: bool | None = None) -> pd.DataFrame:
+    """Return `results` of every experiment of a profile that has records, with a column `experiment`."""
+    names = sorted(path.name for path in folder("", profile).glob("*") if path.is_dir())
+    tables = [results(name, profile, allow_dirty=allow_dirty).assign(experiment=name) for name in names]
+    tables = [table for table in tables if len(table)]
+    return pd.concat(tables, ignore_index=True) if tables else results("", profile).assign(experiment=[])

@@ -9,6 +9,7 @@ from glora_lib import audit
 from glora_lib.audit import __main__ as command
 from glora_lib.audit import checklist, coverage, findings, report
 from glora_lib.paths import ROOT
+from glora_lib.record import all_results
 
 
 def test_the_readme_is_current():
@@ -83,14 +84,14 @@ def test_a_state_follows_from_what_exists(tmp_path, monkeypatch):
 def test_the_checklist_answers_with_and_without_records(profile):
     table = checklist.checklist(audit.verdicts(profile), profile)
     assert (table["answer"] != "").all()
-    count = len(checklist.records(profile))
+    count = len(all_results(profile))
     answers = table.set_index("question")["answer"]
     assert (answers["Does every record come from committed code?"] == "no records") == (count == 0)
     assert set(checklist.spent(profile)) >= {"experiment", "runs", "hours", "peak GB"}
 
 
 def test_hours_are_the_records_seconds():
-    records, spent = checklist.records("cpu"), checklist.spent("cpu")
+    records, spent = all_results("cpu"), checklist.spent("cpu")
     seconds = sum(v for record in records["record"] for name, v in record.cost.items() if name.startswith("seconds_"))
     assert spent["hours"].sum() == pytest.approx(seconds / 3600)
     assert spent["runs"].sum() == len(records)

@@ -96,7 +96,7 @@ ALLOWED = {
         *("audit.protocol", "audit.selection", "audit.superlora", "audit.superset", "audit.table1", "audit.tables", "paths"),
     },
     "audit.coverage": {"paths", "record"},
-    "audit.checklist": {"audit.measured", "paths", "profile", "recompute", "record"},
+    "audit.checklist": {"audit.measured", "paths", "recompute", "record"},
     "audit.findings": {
         *("audit.sources", "audit.counts", "audit.equations", "audit.protocol", "audit.selection", "audit.superlora"),
         *("audit.superset", "audit.table1", "audit.tables", "sizes", "space"),

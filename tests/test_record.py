@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from glora_lib import record
-from glora_lib.record import Record, RecordError, folder, results
+from glora_lib.record import Record, RecordError, all_results, folder, results
 
 
 @pytest.fixture(autouse=True)
@@ -165,3 +165,15 @@ def test_an_unknown_profile_names_the_known():
     for call in (lambda: folder("vtab1k", "gpu"), lambda: results("vtab1k", "gpu"), make(profile="gpu").save):
         with pytest.raises(ValueError, match="unknown profile 'gpu'; valid: smoke, cpu, paper"):
             call()
+
+
+def test_all_results_are_those_of_every_experiment_of_one_profile():
+    assert all_results("cpu").empty
+    for changes in ({}, {"seed": 2}, {"experiment": "controls"}, {"profile": "paper"}):
+        make(**changes).save()
+    table = all_results("cpu")
+    assert table["experiment"].value_counts().to_dict() == {"vtab1k": 2, "controls": 1}
+    make(provenance={"commit": "0123456789abcdef", "dirty": True}).save()
+    with pytest.raises(RecordError, match="in no commit"):
+        all_results("cpu")
+    assert len(all_results("cpu", allow_dirty=True)) == 3

@@ -1,5 +1,6 @@
 """reproduce.py on notebooks of a few cells."""
 
+import re
 import sys
 import types
 
@@ -9,6 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 
 import reproduce
+from glora_lib import record as record_module
+from glora_lib.record import Record
 
 PARAMETERS = """profile: str = "cpu"  # one of three
 compute: str = "missing"  # what to compute
@@ -111,3 +114,26 @@ def test_refuses_a_number_that_no_notebook_has(project, capsys):
 def test_reads_values_as_yaml():
     parsed = reproduce.arguments(["--set", "a=1", "b=0.5", "--set", "c=[x, y]", "d=true"])
     assert dict(parsed.set) == {"a": 1, "b": 0.5, "c": ["x", "y"], "d": True}
+
+
+def test_ends_with_the_records_and_says_which_are_new(project, monkeypatch, capsys):
+    def record(experiment: str, seed: int, time: str) -> Record:
+        origin = {"commit": "0123456789abcdef", "dirty": False, "time": time, "processor": "one"}
+        parts = {"settings": {}, "metrics": {}, "config": None, "selected_on": "val", "cost": {}, "provenance": origin}
+        return Record(experiment, "gratings", "lora", "smoke", seed, **parts)
+
+    monkeypatch.setattr(record_module, "ROOT", project.parent)
+    write(project / "01_one.ipynb", "print(seeds)")
+    record("vtab1k", 0, "2001-01-01T00:00:00Z").save()
+    record("vtab1k", 1, "2999-01-01T00:00:00Z").save()
+    record("few_shot", 0, "2001-01-01T00:00:00Z").save()
+    assert reproduce.main(["--profile", "smoke"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"vtab1k +2 records, 1 new\n", printed)
+    assert re.search(r"few_shot +1 records, 0 new\n", printed)
+    listed = pd.read_csv(project.parent / "out" / "smoke" / "records.csv")
+    assert listed[["experiment", "seed", "new"]].values.tolist() == [
+        ["few_shot", 0, False],
+        ["vtab1k", 0, False],
+        ["vtab1k", 1, True],
+    ]

@@ -5,19 +5,9 @@ from importlib.metadata import PackageNotFoundError, metadata
 import pandas as pd
 
 from glora_lib.audit.measured import SEEDS
-from glora_lib.paths import DATA, ROOT
-from glora_lib.profile import PROFILES
+from glora_lib.paths import DATA
 from glora_lib.recompute import AGAIN, compare
-from glora_lib.record import results
-
-
-def records(profile: str) -> pd.DataFrame:
-    """Return all records of a profile, of every experiment, with a column `experiment`."""
-    folder = ROOT / PROFILES[profile].results
-    names = sorted(path.name for path in folder.glob("*") if path.is_dir())
-    tables = [results(name, profile).assign(experiment=name) for name in names]
-    tables = [table for table in tables if len(table)]
-    return pd.concat(tables, ignore_index=True) if tables else results("vtab1k", profile).assign(experiment=[])
+from glora_lib.record import all_results
 
 
 def spent(profile: str) -> pd.DataFrame:
@@ -25,7 +15,7 @@ def spent(profile: str) -> pd.DataFrame:
 
     Hours are those of the processes that ran; failed and discarded runs leave no record and are not in it.
     """
-    table = records(profile)
+    table = all_results(profile)
     rows = []
     for name, runs in table.groupby("experiment"):
         costs = pd.DataFrame([record.cost for record in runs["record"]])
@@ -45,7 +35,7 @@ def licences() -> pd.DataFrame:
 
 def checklist(verdicts: pd.DataFrame, profile: str) -> pd.DataFrame:
     """Return question, answer, detail: computed from the records of a profile and from its verdicts."""
-    table, tally = records(profile), verdicts["verdict"].value_counts()
+    table, tally = all_results(profile), verdicts["verdict"].value_counts()
     origin = pd.DataFrame([record.provenance for record in table["record"]])
     seeds = table[table["experiment"] != AGAIN].groupby(["experiment", "task", "method"])["seed"].nunique()
     selected = table["selected_on"].value_counts()
@@ -53,7 +43,7 @@ def checklist(verdicts: pd.DataFrame, profile: str) -> pd.DataFrame:
     clean = origin.empty or not origin["dirty"].any()
     whole = all(record.settings and record.metrics for record in table["record"])
     oracle = table[table["selected_on"].str.startswith("test", na=False)]
-    again = compare(profile)
+    again, paper = compare(profile), len(all_results("paper"))
     bounds = set(oracle["experiment"]) == {"controls"}
     undecided = verdicts.query("verdict == 'not testable'")
     against = int(verdicts["verdict"].isin(["contradicted", "off"]).sum())
@@ -99,7 +89,7 @@ def checklist(verdicts: pd.DataFrame, profile: str) -> pd.DataFrame:
         ("Are weights and data identified?", _yes(whole, table), f"{len(_digests(table))} SHA-256 digests in the records"),
         ("Are licences named?", "yes", f"{len(licences())} assets, with what their packages declare"),
         ("Is the code open?", "yes", "MIT, one command: make reproduce"),
-        ("Has it been run at the paper's scale?", "yes" if len(records("paper")) else "no", f"{len(records('paper'))} records"),
+        ("Has it been run at the paper's scale?", "yes" if paper else "no", f"{paper} records"),
     ]
     return pd.DataFrame(rows, columns=["question", "answer", "detail"])
 
