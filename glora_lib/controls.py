@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 
-from glora_lib.profile import BASELINES, Profile
+from glora_lib.profile import Profile
 from glora_lib.run import Run
 
 TRAIN, VAL = 800, 200  # images of a task of VTAB-1K
@@ -46,20 +46,18 @@ def other_sizes(task: str, profile: Profile, seed: int = 0) -> list[Run]:
     return [Run("glora_sizes", task, "glora", replace(profile, ranks=ranks), seed, label) for label, ranks in named.items()]
 
 
-def rates(profile: Profile, tasks: int = 3, seed: int = 0) -> list[Run]:
-    """Return every baseline but `full` at the profile's `rates` on its first `tasks`, in the experiment "recipe".
+def rates(task: str, profile: Profile, seed: int = 0) -> list[Run]:
+    """Return the methods of the profile's `rates` at their own learning rate and at each of the others.
 
-    The label is the method and the rate, "lora-3e-03". Where a rate is the method's own, it is the run of the experiment
-    "vtab1k". `full` is left out, since its rate lies far below the others'.
+    At its own rate it is the run of the experiment "vtab1k"; the others belong to the experiment "recipe", and the label is the
+    method and the rate, "vpt_deep-3e-03".
     """
     runs = []
-    for method in (name for name in BASELINES if name != "full"):
-        recipe, own = profile.methods.get(method, {}), profile.for_method(method).learning_rate
-        for task in profile.tasks[:tasks]:
-            runs.append(Run("vtab1k", task, method, profile, seed))
-            for rate in (rate for rate in profile.rates if rate != own):
-                changed = replace(profile, methods=profile.methods | {method: recipe | {"learning_rate": rate}})
-                runs.append(Run("recipe", task, method, changed, seed, label=f"{method}-{rate:.0e}"))
+    for method, others in profile.rates.items():
+        runs.append(Run("vtab1k", task, method, profile, seed))
+        for rate in others:
+            recipe = profile.methods | {method: profile.methods.get(method, {}) | {"learning_rate": rate}}
+            runs.append(Run("recipe", task, method, replace(profile, methods=recipe), seed, label=f"{method}-{rate:.0e}"))
     return runs
 
 

@@ -50,7 +50,7 @@ class Profile:
     controlled: tuple[str, ...] = VTAB_1K  # tasks that have the controls of `controls`
     sources: tuple[str, ...] = ("imagenet-16shot-s0",)  # what is trained on, then tested on shifted targets
     other_seeds: dict[str, tuple[int, ...]] = field(default_factory=dict)  # by method, control or experiment
-    rates: tuple[float, ...] = ()  # learning rates that the baselines are compared at on validation images, `controls.rates`
+    rates: dict[str, tuple[float, ...]] = field(default_factory=dict)  # by method: other learning rates, `controls.rates`
     # the supernet (App. A and the authors' supernet.py)
     ranks: tuple[int, ...] = (8, 4)  # "8 and 4 in the largest model" (Sec. 3.1)
     other_ranks: tuple[tuple[int, ...], ...] = ((4, 2), (2,))  # GLoRA's other sizes, `controls.other_sizes`
@@ -142,7 +142,7 @@ CPU = replace(
     other_seeds=dict.fromkeys((*BASELINES, "noah", "glora_oracle", "sensitivity", "glora_sizes"), (0,))
     | dict.fromkeys(("lora", "bitfit", "repadapter", "fact_tk"), (0, 1, 2))
     | {"glora_fixed": (0, 1)},
-    rates=(3e-3, 1e-2, 3e-4),
+    rates=dict.fromkeys(("vpt_shallow", "vpt_deep"), (3e-3, 1e-2, 3e-2)),  # what ends below the linear probe at its own rate
     ranks=(4, 2),
     other_ranks=((8, 4), (2,)),
     scale_broadcast=True,
@@ -178,7 +178,7 @@ SMOKE = replace(
     shots=(1, 4),
     sources=("gratings",),
     seeds=(0,),
-    rates=(3e-3,),
+    rates={"vpt_deep": (3e-3,)},
     ranks=(4, 2),
     other_ranks=((2,),),
     scale_broadcast=True,
