@@ -38,6 +38,7 @@ def by_target(records: pd.DataFrame) -> pd.DataFrame:
     if not parts:
         return pd.DataFrame(columns=columns)
     table = pd.concat(parts).dropna(subset="test")
+    table["n_test"] = table["n_test"].astype(int)  # a target that some records lack had made it a float
     return table.assign(task=table["source"] + " on " + table["target"])[columns].reset_index(drop=True)
 
 

@@ -28,6 +28,7 @@ def test_targets_stand_beside_their_source():
     table = by_target(records)
     assert table["task"].tolist() == ["m on source"] * 2 + ["t on source"] + ["m on o"] * 2 + ["t on e"]
     assert table["n_test"].tolist() == [40, 40, 10, 7, 7, 10]
+    assert table["n_test"].dtype == int
     assert retained(table)["test"].tolist() == pytest.approx([0.5, 0.2, 0.5])
     cells = methods_abreast(summarise(table), ["b", "a", "c"])
     assert cells.loc[("m on o", 7)].tolist() == ["10.0 (1)", "40.0 (1)", "- (0)"]

@@ -23,17 +23,21 @@ def lines(
     return finish(figure)
 
 
-def panels(
-    curves: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], *, x: str, y: str, columns: int = 3
-) -> Figure:
-    """Return a panel per name of `curves`, each with the lines that `lines` draws, x doubling; one legend for all."""
+def panels(curves: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], *, x: str, y: str, columns: int = 3) -> Figure:
+    """Return a panel per name of `curves`, x doubling, with one legend for all.
+
+    A line is (x values, y values), or (x values, y values, standard deviations), which are drawn as whiskers; then the lines
+    stand a little apart.
+    """
     columns = min(columns, len(curves))
     rows = -(-len(curves) // columns)
     figure, grid = plt.subplots(rows, columns, figsize=(3.3 * columns, 2.7 * rows), squeeze=False)
     for axes, (title, panel) in zip(grid.flat, curves.items(), strict=False):
-        for number, (name, (xs, ys)) in enumerate(panel.items()):
+        for number, (name, (xs, ys, *spread)) in enumerate(panel.items()):
             style = {"color": GREYSAFE[number % 5], "marker": MARKERS[number % 5], "markersize": 4, "linewidth": 1.4}
-            axes.plot(xs, ys, label=name, **style)
+            apart = 2 ** (0.07 * (number - (len(panel) - 1) / 2)) if spread else 1
+            whiskers = {"yerr": np.nan_to_num(spread[0]), "elinewidth": 0.7, "capsize": 1.5} if spread else {}
+            axes.errorbar(np.multiply(xs, apart), ys, label=name, **whiskers, **style)
         axes.set_xscale("log", base=2)
         axes.set_xticks(xs, xs)
         axes.set(title=title, xlabel=x, ylabel=y)
