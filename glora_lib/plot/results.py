@@ -92,14 +92,15 @@ def shares(table: pd.DataFrame, *, label: str, x: str) -> Figure:
 def bars(table: pd.DataFrame, *, x: str, y: str, hue: str, error: str, ylabel: str) -> Figure:
     """Return bars grouped by `x`, one pattern per `hue`, with `error` (a standard deviation) as whiskers."""
     groups, kinds = list(dict.fromkeys(table[x])), list(dict.fromkeys(table[hue]))
-    figure, axes = plt.subplots(figsize=(2 + 1.9 * len(groups), 4))
+    figure, axes = plt.subplots(figsize=(2 + 1.4 * len(groups), 4))
     width = 0.8 / len(kinds)
     for number, kind in enumerate(kinds):
         rows = table[table[hue] == kind].set_index(x).reindex(groups)
         places = np.arange(len(groups)) + (number - (len(kinds) - 1) / 2) * width
         style = {"color": GREYSAFE[number % 5], "hatch": HATCHES[number % 5], "edgecolor": "white"}
         axes.bar(places, rows[y], width, yerr=rows[error].fillna(0), label=kind, capsize=3, **style)
-    axes.set(xticks=np.arange(len(groups)), xticklabels=groups, ylabel=ylabel)
+    axes.set_xticks(np.arange(len(groups)), groups, fontsize=8)
+    axes.set(ylabel=ylabel)
     axes.legend(frameon=False, ncols=len(kinds), loc="lower center", bbox_to_anchor=(0.5, 1))
     return finish(figure)
 
