@@ -14,6 +14,7 @@ from glora_lib.methods import METHODS, NotFusable
 from glora_lib.model import AdaptedModel, fuse
 from glora_lib.paths import ROOT
 from glora_lib.profile import Profile
+from glora_lib.provenance import provenance
 from glora_lib.record import Record
 from glora_lib.run import Run
 from glora_lib.space import from_json
@@ -86,6 +87,15 @@ def load(run: Run) -> nn.Module:
         return fuse(net).eval()
     except NotFusable:
         return net
+
+
+def allowed(run: Run) -> int:
+    """Return by how many images the accuracy of a kept model may differ from its record's: 0 on the record's processor, else 3.
+
+    Elsewhere sums are rounded otherwise, which decides images whose two best classes are nearly level.
+    """
+    here, there = provenance(), Record.load(run.path).provenance
+    return 0 if all(here[name] == there.get(name) for name in ("processor", "capability")) else 3
 
 
 def plain_model(run: Run, classes: int) -> nn.Module:

@@ -121,7 +121,10 @@ ALLOWED = {
     "stages": {
         *("methods", "methods.noah", "methods.probes", "model", "profile", "run", "score", "search", "space", "train"),
     },
-    "kept": {"adapter_file", "backbones", "data", "grid", "methods", "model", "paths", "profile", "record", "run", "space"},
+    "kept": {
+        *("adapter_file", "backbones", "data", "grid", "methods", "model", "paths", "profile", "provenance", "record", "run"),
+        "space",
+    },
     "grid": {"backbones", "data", "provenance", "record", "run", "stages", "threads", "train"},
     "recompute": {"data", "grid", "profile", "record", "run"},
     # what it costs

@@ -40,6 +40,16 @@ def test_a_kept_model_has_the_recorded_accuracy(method):
     assert kept.path(found).stat().st_size < 2e6
 
 
+def test_another_processor_may_differ_by_three_images_and_this_one_by_none():
+    found = run("lora")
+    kept.ensure([found])
+    assert kept.allowed(found) == 0
+    recorded = Record.load(found.path)
+    recorded.provenance["processor"] = "another"
+    recorded.save()
+    assert kept.allowed(found) == 3
+
+
 def test_what_is_kept_is_not_computed_again(root):
     found = run("lora")
     kept.ensure([found])
