@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
 from sklearn.neighbors import KNeighborsClassifier
+from threadpoolctl import threadpool_limits
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -20,6 +21,7 @@ def of(model: nn.Module, data: Dataset, n: int | None = None) -> tuple[Float[np.
     return torch.nn.functional.normalize(rows, dim=-1).numpy(), labels.numpy()
 
 
+@threadpool_limits.wrap(limits=1)  # on a busy machine two threads wait for each other, many times as long as they compute
 def tsne(rows: Float[np.ndarray, "n width"], perplexity: int | float, seed: int) -> Float[np.ndarray, "n 2"]:
     """Return scikit-learn's t-SNE of the rows, started from their principal components."""
     return TSNE(perplexity=perplexity, random_state=seed, init="pca").fit_transform(rows)

@@ -142,7 +142,7 @@ CPU = replace(
     other_seeds=dict.fromkeys((*BASELINES, "noah", "glora_oracle", "sensitivity", "glora_sizes"), (0,))
     | dict.fromkeys(("lora", "bitfit", "repadapter", "fact_tk"), (0, 1, 2))
     | {"glora_fixed": (0, 1)},
-    rates=dict.fromkeys(("vpt_shallow", "vpt_deep"), (3e-3, 1e-2, 3e-2)),  # what ends below the linear probe at its own rate
+    rates=dict.fromkeys(("vpt_shallow", "vpt_deep"), (3e-3, 1e-2)),  # what ends below the linear probe at its own rate
     ranks=(4, 2),
     other_ranks=((8, 4), (2,)),
     scale_broadcast=True,
