@@ -40,7 +40,8 @@ def panels(curves: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], *, x: 
             axes.errorbar(np.multiply(xs, apart), ys, label=name, **whiskers, **style)
         axes.set_xscale("log", base=2)
         axes.set_xticks(xs, xs)
-        axes.set(title=title, xlabel=x, ylabel=y)
+        axes.set_title(title, fontsize=9)
+        axes.set(xlabel=x, ylabel=y)
     for axes in grid.flat[len(curves) :]:
         axes.axis("off")
     handles, names = grid.flat[0].get_legend_handles_labels()
