@@ -135,9 +135,9 @@ def heat_table(table: pd.DataFrame, *, title: str = "") -> Figure:
 
 
 def interval_panels(table: pd.DataFrame, *, panel: str, label: str, value: str, low: str, high: str, x: str) -> Figure:
-    """Return a panel for every `panel`, up to five abreast: a dot and its interval for every `label`, and a line at 0."""
+    """Return a panel for every `panel`, up to six abreast: a dot and its interval for every `label`, and a line at 0."""
     names, labels = list(dict.fromkeys(table[panel])), list(dict.fromkeys(table[label]))
-    abreast = max(1, min(5, len(names)))
+    abreast = max(1, min(6, len(names)))
     rows = max(1, -(-len(names) // abreast))
     size = (1.6 + 1.9 * abreast, (0.6 + 0.22 * len(labels)) * rows + 0.5)
     figure, grid = plt.subplots(rows, abreast, figsize=size, sharex=True, sharey=True, squeeze=False)
@@ -150,6 +150,8 @@ def interval_panels(table: pd.DataFrame, *, panel: str, label: str, value: str, 
         axes.errorbar(of_panel[value], np.arange(len(labels)), xerr=spread, fmt="o", color=GREYSAFE[0], markersize=4, capsize=2)
         axes.set_title(name, fontsize=9)
         axes.set_yticks(np.arange(len(labels)), labels, fontsize=8)
+    for axes in grid.flat[max(0, len(names) - abreast) : len(names)]:  # no panel below, though perhaps an empty place
+        axes.tick_params(labelbottom=True)
     grid[0, 0].invert_yaxis()
     figure.supxlabel(x, fontsize=10)
     return finish(figure)
