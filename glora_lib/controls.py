@@ -9,20 +9,13 @@ from glora_lib.run import Run
 TRAIN, VAL = 800, 200  # images of a task of VTAB-1K
 FORWARD = 1 / 3  # of a training step's operations
 
-CONTROLS = {
-    "glora_random": "the same supernet, the best of as many random subnets",
-    "glora_fixed": "one configuration (A, B, C as LoRA, D and E vectors) trained alone, without supernet or search",
-    "lora_long": "LoRA with the operations of GLoRA's training and search together",
-    "glora_oracle": "the same supernet searched on the test images: an upper bound, never a result",
-}
-
 
 def controls(task: str, profile: Profile, seed: int = 0) -> list[Run]:
-    """Return the runs of every control of a task, in the order of `CONTROLS`, in the experiment "controls"."""
+    """Return the runs of the controls that the profile names for a task, in that order, in the experiment "controls"."""
     longer = profile.methods | {"lora": profile.methods.get("lora", {}) | {"epochs": whole_budget(profile)}}
     recipes = {"lora_long": ("lora", replace(profile, methods=longer))}
     runs = []
-    for name in CONTROLS:
+    for name in profile.controlled.get(task, ()):
         method, recipe = recipes.get(name, (name, profile))
         runs.append(Run("controls", task, method, recipe, seed, label=name if name != method else ""))
     return runs

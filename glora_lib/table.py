@@ -37,8 +37,13 @@ def cells(summary: pd.DataFrame, groups: Mapping[str, str], methods: Sequence[st
     """Return the table of `means` as text: "mean ± sd (n)" for a task, the number for a mean, "- (0)" without a record."""
     table = means(summary, groups, methods).map("{:.1f}".format, na_action="ignore").astype(object)
     for row in summary[summary["method"].isin(methods)].itertuples():
-        table.loc[row.method, (groups[row.task], row.task)] = _cell(row.mean, row.sd, row.n)
+        table.loc[row.method, (groups[row.task], row.task)] = cell(row.mean, row.sd, row.n)
     return table.apply(lambda column: column.fillna("-" if column.name[1] in ("mean", "average") else "- (0)"))
+
+
+def cell(mean: float, sd: float, n: int) -> str:
+    """Return "mean ± sd (n)", without the spread where n is 1."""
+    return f"{mean:.1f} ± {sd:.1f} ({n})" if n > 1 else f"{mean:.1f} ({n})"
 
 
 def paired(records: pd.DataFrame, method: str, against: str, metric: str = "test", confidence: float = 0.95) -> pd.DataFrame:
@@ -47,23 +52,17 @@ def paired(records: pd.DataFrame, method: str, against: str, metric: str = "test
     Columns: task, difference (mean), sd, n, low and high (a t interval, wide at three seeds; NaN with one), positive (how many
     seeds have a positive difference).
     """
+    columns = ["task", "difference", "sd", "n", "low", "high", "positive"]
     if metric not in records:
-        return pd.DataFrame(columns=["task", "difference", "sd", "n", "low", "high", "positive"])
+        return pd.DataFrame(columns=columns)
     values = records.assign(percent=100 * records[metric]).pivot_table(
         index=["task", "seed"], columns="method", values="percent"
     )
     if method not in values or against not in values:
-        return pd.DataFrame(columns=["task", "difference", "sd", "n", "low", "high", "positive"])
-    rows = []
-    differences = (values[method] - values[against]).dropna()
-    for task in dict.fromkeys(records["task"]):
-        if task not in differences.index.get_level_values("task"):
-            continue
-        sample = differences.loc[task]
-        half = stats.t.ppf((1 + confidence) / 2, len(sample) - 1) * sample.sem() if len(sample) > 1 else float("nan")
-        mean = sample.mean()
-        rows.append((task, mean, sample.std(), len(sample), mean - half, mean + half, int((sample > 0).sum())))
-    return pd.DataFrame(rows, columns=["task", "difference", "sd", "n", "low", "high", "positive"])
+        return pd.DataFrame(columns=columns)
+    by_task = (values[method] - values[against]).dropna().groupby("task")
+    samples = {task: by_task.get_group(task) for task in dict.fromkeys(records["task"]) if task in by_task.groups}
+    return pd.DataFrame([(task, *_spread(sample, confidence)) for task, sample in samples.items()], columns=columns)
 
 
 def over_tasks(pairs: pd.DataFrame, by: str = "against", confidence: float = 0.95) -> pd.DataFrame:
@@ -72,13 +71,27 @@ def over_tasks(pairs: pd.DataFrame, by: str = "against", confidence: float = 0.9
     Columns: by, difference, sd (between tasks), n (tasks), low and high (a t interval over tasks, NaN with one), and ahead (on
     how many tasks the difference is positive). The interval speaks of tasks like these, not of seeds.
     """
-    rows = []
-    for method, sample in pairs.groupby(by, sort=False)["difference"]:
-        half = stats.t.ppf((1 + confidence) / 2, len(sample) - 1) * sample.sem() if len(sample) > 1 else float("nan")
-        mean = sample.mean()
-        rows.append((method, mean, sample.std(), len(sample), mean - half, mean + half, int((sample > 0).sum())))
+    rows = [(method, *_spread(sample, confidence)) for method, sample in pairs.groupby(by, sort=False)["difference"]]
     return pd.DataFrame(rows, columns=[by, "difference", "sd", "n", "low", "high", "ahead"])
 
 
-def _cell(mean: float, sd: float, n: int) -> str:
-    return f"{mean:.1f} ± {sd:.1f} ({n})" if n > 1 else f"{mean:.1f} ({n})"
+def beside_zero(pairs: pd.DataFrame, by: str = "against") -> pd.DataFrame:
+    """Return a row per method `by`: on how many of its n tasks the difference of `paired` is sure of its sign.
+
+    Columns: by, n (tasks), seeds (the fewest and the most pairs of a task, "1-3"), ahead (tasks with a positive difference),
+    above and below (tasks whose interval lies above zero, or below; missing where no task has an interval).
+    """
+    rows = []
+    for method, part in pairs.groupby(by, sort=False):
+        seeds = "-".join(map(str, sorted({part["n"].min(), part["n"].max()})))
+        sure = ((part["low"] > 0).sum(), (part["high"] < 0).sum()) if part["low"].notna().any() else (None, None)
+        rows.append((method, len(part), seeds, (part["difference"] > 0).sum(), *sure))
+    table = pd.DataFrame(rows, columns=[by, "n", "seeds", "ahead", "above", "below"])
+    return table.astype({"above": "Int64", "below": "Int64"})
+
+
+def _spread(sample: pd.Series, confidence: float) -> tuple[float, float, int, float, float, int]:
+    """Return mean, sd, n, the ends of a t interval (NaN with one value), and how many values are positive."""
+    half = stats.t.ppf((1 + confidence) / 2, len(sample) - 1) * sample.sem() if len(sample) > 1 else float("nan")
+    mean = sample.mean()
+    return mean, sample.std(), len(sample), mean - half, mean + half, int((sample > 0).sum())

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from glora_lib.data.few_shot import parse
+from glora_lib.table import cell
 
 
 def by_shots(records: pd.DataFrame) -> pd.DataFrame:
@@ -53,7 +54,7 @@ def retained(targets: pd.DataFrame) -> pd.DataFrame:
 
 def methods_abreast(summary: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     """Return the summary of `table.summarise` with a row a task and n images, a column a method: "mean ± sd (n)"."""
-    text = [f"{row.mean:.1f} ± {row.sd:.1f} ({row.n})" if row.n > 1 else f"{row.mean:.1f} (1)" for row in summary.itertuples()]
+    text = [cell(row.mean, row.sd, row.n) for row in summary.itertuples()]
     rows = pd.MultiIndex.from_frame(summary[["task", "n_test"]].drop_duplicates(), names=["task", "n test"])
     table = summary.assign(text=text).pivot(index=["task", "n_test"], columns="method", values="text")
     return table.reindex(index=rows, columns=list(methods)).astype(object).fillna("- (0)")

@@ -238,7 +238,7 @@ def test_three_seeds_give_a_direction_and_two_do_not(own_records):
     assert "2 of 3 seeds" in ours
     measure("glora", 2, 0.8)
     measure("lora", 2, 0.7)
-    assert verdict_of("measured/glora-beats-lora") == ("+10.0 points (cpu, 1 tasks, 3 pairs)", "direction")
+    assert verdict_of("measured/glora-beats-lora") == ("+10.0 points over 1 task (cpu, 3 pairs)", "direction")
     assert verdict_of("measured/all-previous")[1] == "direction"
     for seed in range(3):
         measure("lora", seed, 0.9)
@@ -246,9 +246,22 @@ def test_three_seeds_give_a_direction_and_two_do_not(own_records):
 
 
 def test_tasks_with_enough_seeds_decide_and_the_others_wait():
-    pairs = pd.DataFrame({"difference": [2.0, -9.0], "n": [3, 1]})
-    assert measured.compared(pairs, "cpu") == ("+2.0 points (cpu, 1 tasks, 3 pairs)", "direction")
-    assert measured.compared(pairs.assign(n=[2, 1]), "cpu") == ("-3.5 points (cpu, 2 tasks, 3 pairs); 1 of 3 seeds", "not run")
+    pairs = pd.DataFrame({"task": ["a", "b"], "difference": [2.0, -9.0], "n": [3, 1]})
+    assert measured.compared(pairs, "cpu") == ("+2.0 points over 1 task (cpu, 3 pairs)", "direction")
+    found, verdict = measured.compared(pairs.assign(n=[2, 1]), "cpu")
+    assert found == "-3.5 points [-73.4, 66.4] over 2 tasks (cpu, 3 pairs); the interval spans zero; 1 of 3 seeds"
+    assert verdict == "not run"
+
+
+def test_the_interval_is_that_of_the_units_and_each_counts_once():
+    """Means 2, 4 and 6: mean 4, sd 2, so that the interval is 4 ± 4.303 * 2 / sqrt(3) = 4 ± 4.97; without its spread 4 ± 0."""
+    pairs = pd.DataFrame({"task": list("abcd"), "set": list("xxyz"), "difference": [1.0, 3.0, 4.0, 6.0], "n": 3})
+    assert measured.compared(pairs, "cpu", unit="set")[0] == (
+        "+4.0 points [-1.0, 9.0] over 3 sets (cpu, 12 pairs); the interval spans zero"
+    )
+    assert measured.compared(pairs.assign(difference=4.0), "cpu", unit="set")[0] == (
+        "+4.0 points [4.0, 4.0] over 3 sets (cpu, 12 pairs)"
+    )
 
 
 @pytest.mark.parametrize(("left_out", "verdict"), [(("C",), "contradicted"), (("D", "E"), "direction"), ((), "contradicted")])
@@ -280,14 +293,14 @@ def test_an_equal_budget_needs_as_many_epochs(own_records):
     assert verdict_of("measured/equal-budget")[1] == "not run"
     for seed in range(3):
         measure("lora_long", seed, 0.81, experiment="controls", epochs=5)
-    assert verdict_of("measured/equal-budget") == ("-1.0 points (cpu, 1 tasks, 3 pairs)", "contradicted")
+    assert verdict_of("measured/equal-budget") == ("-1.0 points over 1 task (cpu, 3 pairs)", "contradicted")
 
 
 def test_evolution_is_held_against_random_search_of_another_experiment(own_records):
     for seed in range(3):
         measure("glora", seed, 0.8)
         measure("glora_random", seed, 0.79, experiment="search" if seed else "controls")  # notebook 5 and 10 have one each
-    assert verdict_of("search/effective") == ("+1.0 points (cpu, 1 tasks, 3 pairs)", "direction")
+    assert verdict_of("search/effective") == ("+1.0 points over 1 task (cpu, 3 pairs)", "direction")
     assert verdict_of("search/comparable")[1] == "direction"
     assert verdict_of("figure4/none") == (
         "none: 100 % of D and E, 0 % of A and B, by chance 33 %, 20 % (cpu, 3 runs)",
@@ -299,7 +312,7 @@ def test_few_shot_seeds_are_seeds_and_shifts_are_tasks(own_records):
     for seed in range(3):
         for method, test in (("glora", 0.6), ("lora", 0.5)):
             Record(
-                "few_shot", f"tuxpaint_9-2shot-s{seed}", method, "cpu", seed, {}, {"test": test, "n_test": 10}, None,
+                "few_shot", f"mnist_5k-2shot-s{seed}", method, "cpu", seed, {}, {"test": test, "n_test": 10}, None,
                 "nothing", {}, {"commit": "0" * 40, "dirty": False},
             ).save()  # fmt: skip
             Record(
@@ -307,8 +320,8 @@ def test_few_shot_seeds_are_seeds_and_shifts_are_tasks(own_records):
                 {"test": 0.9, "n_test": 9, "shift_a": test, "n_a": 9, "shift_b": test - 0.2, "n_b": 9}, None,
                 "nothing", {}, {"commit": "0" * 40, "dirty": False},
             ).save()  # fmt: skip
-    assert verdict_of("few-shot/measured") == ("+10.0 points (cpu, 1 tasks, 3 pairs)", "direction")
-    assert verdict_of("table3/measured") == ("+10.0 points (cpu, 2 tasks, 6 pairs)", "direction")
+    assert verdict_of("few-shot/measured") == ("+10.0 points over 1 set (cpu, 3 pairs)", "direction")
+    assert verdict_of("table3/measured") == ("+10.0 points [10.0, 10.0] over 2 targets (cpu, 6 pairs)", "direction")
 
 
 def test_a_paper_scale_average_needs_all_tasks(own_records):

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from glora_lib import run as run_module
-from glora_lib.controls import CONTROLS, controls, other_sizes, rates, sensitivity, whole_budget
+from glora_lib.controls import controls, other_sizes, rates, sensitivity, whole_budget
 from glora_lib.grid import execute
-from glora_lib.profile import CPU, PAPER, SMOKE
+from glora_lib.profile import CONTROLS, CPU, PAPER, SMOKE
 from glora_lib.run import Run
 
 PROFILE = replace(SMOKE, epochs=1, warmup_epochs=0, generations=1, population=4, parents=2, mutations=1, crossovers=1)
@@ -20,6 +20,12 @@ def test_each_control_is_a_run_of_its_own():
     assert {(run.experiment, run.task, run.seed) for run in runs} == {("controls", "gratings", 2)}
 
 
+def test_a_task_has_the_controls_that_the_profile_names_for_it():
+    profile = replace(SMOKE, controlled={"gratings": ("lora_long", "glora_random")})
+    assert [run.label or run.method for run in controls("gratings", profile)] == ["lora_long", "glora_random"]
+    assert controls("mnist_5k", profile) == []
+
+
 @pytest.mark.parametrize(("profile", "epochs"), [(PAPER, 588), (CPU, 27)])
 def test_the_whole_budget_adds_the_scored_images_as_a_third(profile, epochs):
     """500 + 1,050 * 200 / (3 * 800) = 587.5 at paper scale, 14 + 150 * 200 / 2,400 = 26.5 in the cpu profile."""
@@ -28,15 +34,16 @@ def test_the_whole_budget_adds_the_scored_images_as_a_third(profile, epochs):
 
 @pytest.mark.parametrize("profile", [PAPER, CPU, SMOKE])
 def test_lora_gets_that_budget_and_keeps_the_rest_of_its_recipe(profile):
-    long = {run.label: run for run in controls("gratings", profile)}["lora_long"]
-    recipe, plain = long.recipe.settings(), Run("vtab1k", "gratings", "lora", profile).recipe.settings()
+    task = next(iter(profile.controlled))
+    long = {run.label: run for run in controls(task, profile)}["lora_long"]
+    recipe, plain = long.recipe.settings(), Run("vtab1k", task, "lora", profile).recipe.settings()
     assert recipe == plain | {"epochs": whole_budget(profile)}
     assert recipe["epochs"] > profile.epochs
 
 
 def test_searches_of_one_supernet_share_its_training():
-    by_name = {run.method: run for run in controls("gratings", CPU)}
-    glora = Run("vtab1k", "gratings", "glora", CPU)
+    by_name = {run.method: run for run in controls("indian_pines_9", CPU)}
+    glora = Run("vtab1k", "indian_pines_9", "glora", CPU)
     folders = {run.supernet.state_folder for run in (glora, by_name["glora_random"], by_name["glora_oracle"])}
     assert len(folders) == 1
 

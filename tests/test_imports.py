@@ -75,7 +75,7 @@ ALLOWED = {
     "provenance": {"paths"},
     "record": {"paths", "profile"},
     "table": set(),
-    "transfer": {"data.few_shot"},
+    "transfer": {"data.few_shot", "table"},
     "layer_choices": {"space"},
     "embedding": {"methods.probes"},
     # the reviewer's desk

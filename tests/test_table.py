@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from glora_lib.table import cells, means, over_tasks, paired, summarise
+from glora_lib.table import beside_zero, cells, means, over_tasks, paired, summarise
 
 
 @pytest.fixture
@@ -79,3 +79,12 @@ def test_the_interval_is_a_t_interval_over_seeds(records):
 @pytest.mark.parametrize("empty", [pd.DataFrame(), pd.DataFrame({"task": [], "method": [], "seed": [], "test": []})])
 def test_without_records_there_is_nothing_to_compare(empty):
     assert paired(empty, "glora", "linear").empty
+
+
+def test_beside_zero_counts_tasks_whose_interval_leaves_out_zero():
+    rows = [("x", 1.0, 3, 0.5, 1.5), ("x", -2.0, 2, -3.0, -1.0), ("x", 4.0, 1, np.nan, np.nan), ("y", 9.0, 1, np.nan, np.nan)]
+    table = beside_zero(pd.DataFrame(rows, columns=["against", "difference", "n", "low", "high"])).set_index("against")
+    assert table.loc["x"].tolist() == [3, "1-3", 2, 1, 1]
+    assert table.loc["y", ["n", "seeds", "ahead"]].tolist() == [1, "1", 1]
+    assert table.loc["y", ["above", "below"]].isna().all()
+    assert beside_zero(pd.DataFrame(columns=["against", "difference", "n", "low", "high"])).empty

@@ -6,8 +6,8 @@ from glora_lib.audit.judge import Check, number
 from glora_lib.profile import PROFILES
 from glora_lib.record import results
 from glora_lib.space import forms
-from glora_lib.table import paired
-from glora_lib.transfer import by_target
+from glora_lib.table import over_tasks, paired
+from glora_lib.transfer import by_shots, by_target
 
 SEEDS = 3  # fewer support no statement about a method
 TASKS = 19  # of VTAB-1K
@@ -22,14 +22,23 @@ def direction(difference: float, seeds: int, found: str, profile: str) -> tuple[
     return found, "direction" if difference > 0 else "contradicted"
 
 
-def compared(pairs: pd.DataFrame, profile: str) -> tuple[str, str]:
-    """Return the verdict on a table of `paired`: the mean difference over its tasks that have enough seeds."""
+def compared(pairs: pd.DataFrame, profile: str, unit: str = "task") -> tuple[str, str]:
+    """Return the verdict on a table of `paired`: the mean difference over its tasks that have enough seeds.
+
+    What was found has a 95 % t interval over the tasks, where there are two or more, and says whether it spans zero. The column
+    `unit` says what counts once: rows of one unit are averaged first.
+    """
     if pairs.empty:
         return f"no records to compare ({profile})", "not run"
     if (pairs["n"] >= SEEDS).any():
         pairs = pairs[pairs["n"] >= SEEDS]
-    mean, seeds = pairs["difference"].mean(), int(pairs["n"].min())
-    return direction(mean, seeds, f"{mean:+.1f} points ({profile}, {len(pairs)} tasks, {pairs['n'].sum()} pairs)", profile)
+    once = pairs.groupby(unit, sort=False)["difference"].mean().reset_index().assign(against="")
+    all_of_them = over_tasks(once).iloc[0]
+    mean, low, high, n = all_of_them[["difference", "low", "high", "n"]]
+    interval = f" [{low:.1f}, {high:.1f}]" if n > 1 else ""
+    unsure = "; the interval spans zero" if low <= 0 <= high else ""
+    found = f"{mean:+.1f} points{interval} over {n} {unit}{'s' if n > 1 else ''} ({profile}, {pairs['n'].sum()} pairs){unsure}"
+    return direction(mean, int(pairs["n"].min()), found, profile)
 
 
 def beats(against: str) -> Check:
@@ -49,7 +58,7 @@ def beats_all(claim: pd.Series, profile: str) -> tuple[str, str]:
         return f"no other method with {SEEDS} seeds ({profile})", "not run"
     least = min(gaps, key=gaps.get)
     return direction(
-        gaps[least], SEEDS, f"{gaps[least]:+.1f} points over {least}, the nearest of {len(gaps)} ({profile})", profile
+        gaps[least], SEEDS, f"{gaps[least]:+.1f} points over {least}, the strongest of {len(gaps)} ({profile})", profile
     )
 
 
@@ -168,16 +177,16 @@ def paper_mean(experiment: str, method: str = "glora") -> Check:
 
 
 def few_shot_ahead(claim: pd.Series, profile: str) -> tuple[str, str]:
-    """Hold GLoRA against LoRA on few-shot tasks; the lists of images differ by seed, so that a task's name ends with it."""
-    records = results("few_shot", profile)
-    records = records.assign(task=records["task"].str.replace(r"-s\d+$", "", regex=True))
-    return compared(paired(records, "glora", "lora"), profile)
+    """Hold GLoRA against LoRA on few-shot tasks, at equal numbers of images; each set counts once."""
+    pairs = paired(by_shots(results("few_shot", profile)), "glora", "lora")
+    return compared(pairs.assign(set=pairs["task"].str.split().str[0]), profile, unit="set")
 
 
 def shift_ahead(claim: pd.Series, profile: str) -> tuple[str, str]:
     """Hold GLoRA against LoRA on the shifted test sets of every source; the source's own test images do not count."""
     records = by_target(results("domain_generalization", profile))
-    return compared(paired(records[records["target"] != "source"], "glora", "lora"), profile)
+    pairs = paired(records[records["target"] != "source"], "glora", "lora")
+    return compared(pairs.rename(columns={"task": "target"}), profile, unit="target")
 
 
 CHECKS = {

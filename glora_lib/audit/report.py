@@ -36,7 +36,7 @@ def linked(table: pd.DataFrame, to: str = "") -> pd.DataFrame:
 
 
 def summary(profile: str = "cpu") -> str:
-    """Return the README's block without its markers: how many claims have which verdict, and the ten findings."""
+    """Return the README's block without its markers: how many claims have which verdict, findings, measured claims."""
     table = verdicts(profile)
     counted = tally(table).rename_axis("claims").reset_index()
     lines = [
@@ -46,6 +46,11 @@ def summary(profile: str = "cpu") -> str:
         markdown(counted),
         "",
         *(f"{number}. {finding}" for number, finding in enumerate(findings(), 1)),
+        "",
+        f"What the runs of the {profile} profile say of the papers' claims, on its own tasks and backbone. A difference is "
+        "GLoRA's test accuracy minus the other's, with a 95 % interval over tasks, sets or targets:",
+        "",
+        markdown(linked(table[table["kind"] == "measured"])),
     ]
     return "\n".join(lines)
 
