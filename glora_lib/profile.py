@@ -143,8 +143,7 @@ CPU = replace(
         *("mnist_m", "fashion_mnist", "koeppen_5", "indian_pines_9", "clevr_dist", "dsprites_loc", "dsprites_ori"),
         "cifar10",  # from a folder of yours; left out where it is absent
     ),
-    # a task of each group, none of those that recipes were compared on; the two questions that matter most on all three
-    controlled={"indian_pines_9": tuple(CONTROLS)} | dict.fromkeys(("mnist_m", "dsprites_loc"), ("glora_random", "lora_long")),
+    controlled={"indian_pines_9": tuple(CONTROLS)},  # none of the tasks that recipes were compared on
     few_shot=("tiny_imagenet_food", "tiny_imagenet_vehicles", "tiny_imagenet_pets", "mnist_5k", "landcover_10"),
     sources=("mnist_5k", "tuxpaint_9", "tiny_imagenet_food-16shot-s0"),
     # what has records; the rest is ready and was not run: data/README.md
