@@ -49,17 +49,14 @@ def beats(against: str) -> Check:
 def beats_all(claim: pd.Series, profile: str) -> tuple[str, str]:
     """Hold "all previous methods" against every other method that has enough seeds on a common task."""
     records = results("vtab1k", profile)
-    gaps = {}
-    for method in sorted(set(records["method"]) - {"glora"}):
-        pairs = paired(records, "glora", method).query("n >= @SEEDS")
-        if not pairs.empty:
-            gaps[method] = pairs["difference"].mean()
-    if not gaps:
+    others = sorted(set(records["method"]) - {"glora"})
+    pairs = {other: paired(records, "glora", other).query("n >= @SEEDS") for other in others}
+    pairs = {other: table for other, table in pairs.items() if len(table)}
+    if not pairs:
         return f"no other method with {SEEDS} seeds ({profile})", "not run"
-    least = min(gaps, key=gaps.get)
-    return direction(
-        gaps[least], SEEDS, f"{gaps[least]:+.1f} points over {least}, the strongest of {len(gaps)} ({profile})", profile
-    )
+    strongest = min(pairs, key=lambda other: pairs[other]["difference"].mean())
+    found, verdict = compared(pairs[strongest], profile)
+    return f"against {strongest}, the strongest of {len(pairs)}: {found}", verdict
 
 
 def evolution(claim: pd.Series, profile: str) -> tuple[str, str]:
