@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.exceptions import ConvergenceWarning
 
-from glora_lib.data import DataError, check, debian, load_task
+from glora_lib.data import DataError, baselines, check, debian, load_task
 from glora_lib.data.baselines import raw_pixels
 from glora_lib.data.folder import CLASSES
 from glora_lib.profile import VTAB_1K
@@ -123,6 +124,12 @@ def test_raw_pixels_of_gratings():
     assert found["chance"] == 0.25
     assert found["nearest neighbours"] > 0.9
     assert found["nearest centroid"] < found["logistic regression"] < 0.7
+
+
+def test_a_regression_that_does_not_converge_gives_no_number(monkeypatch):
+    monkeypatch.setattr(baselines, "STEPS", 1)
+    with pytest.raises(ConvergenceWarning):
+        raw_pixels(load_task("gratings", "smoke"))
 
 
 # --- Debian -----------------------------------------------------------------------------------------------------------
