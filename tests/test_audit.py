@@ -251,7 +251,10 @@ def test_three_seeds_give_a_direction_and_two_do_not(own_records):
     assert "2 of 3 seeds" in ours
     measure("glora", 2, 0.8)
     measure("lora", 2, 0.7)
-    assert verdict_of("measured/glora-beats-lora") == ("+10.0 points over 1 task (cpu, 3 pairs)", "direction")
+    assert verdict_of("measured/glora-beats-lora") == (
+        "+10.0 points [10.0, 10.0] over 3 seeds of 1 task (cpu, 3 pairs)",
+        "direction",
+    )
     assert verdict_of("measured/all-previous")[1] == "direction"
     for seed in range(3):
         measure("lora", seed, 0.9)
@@ -259,8 +262,11 @@ def test_three_seeds_give_a_direction_and_two_do_not(own_records):
 
 
 def test_tasks_with_enough_seeds_decide_and_the_others_wait():
-    pairs = pd.DataFrame({"task": ["a", "b"], "difference": [2.0, -9.0], "n": [3, 1]})
-    assert measured.compared(pairs, "cpu") == ("+2.0 points over 1 task (cpu, 3 pairs)", "direction")
+    pairs = pd.DataFrame({"task": ["a", "b"], "difference": [2.0, -9.0], "n": [3, 1], "low": -1.0, "high": 5.0})
+    assert measured.compared(pairs, "cpu") == (
+        "+2.0 points [-1.0, 5.0] over 3 seeds of 1 task (cpu, 3 pairs); the interval spans zero",
+        "direction",
+    )
     found, verdict = measured.compared(pairs.assign(n=[2, 1]), "cpu")
     assert found == "-3.5 points [-73.4, 66.4] over 2 tasks (cpu, 3 pairs); the interval spans zero; 1 of 3 seeds"
     assert verdict == "not run"
@@ -275,6 +281,7 @@ def test_the_interval_is_that_of_the_units_and_each_counts_once():
     assert measured.compared(pairs.assign(difference=4.0), "cpu", unit="set")[0] == (
         "+4.0 points [4.0, 4.0] over 3 sets (cpu, 12 pairs)"
     )
+    assert measured.compared(pairs[:2], "cpu", unit="set")[0] == "+2.0 points over 1 set (cpu, 6 pairs)"  # no interval of one
 
 
 @pytest.mark.parametrize(("left_out", "verdict"), [(("C",), "contradicted"), (("D", "E"), "direction"), ((), "contradicted")])
@@ -306,14 +313,17 @@ def test_an_equal_budget_needs_as_many_epochs(own_records):
     assert verdict_of("measured/equal-budget")[1] == "not run"
     for seed in range(3):
         measure("lora_long", seed, 0.81, experiment="controls", epochs=5)
-    assert verdict_of("measured/equal-budget") == ("-1.0 points over 1 task (cpu, 3 pairs)", "contradicted")
+    assert verdict_of("measured/equal-budget") == (
+        "-1.0 points [-1.0, -1.0] over 3 seeds of 1 task (cpu, 3 pairs)",
+        "contradicted",
+    )
 
 
 def test_evolution_is_held_against_random_search_of_another_experiment(own_records):
     for seed in range(3):
         measure("glora", seed, 0.8)
         measure("glora_random", seed, 0.79, experiment="search" if seed else "controls")  # notebook 5 and 10 have one each
-    assert verdict_of("search/effective") == ("+1.0 points over 1 task (cpu, 3 pairs)", "direction")
+    assert verdict_of("search/effective") == ("+1.0 points [1.0, 1.0] over 3 seeds of 1 task (cpu, 3 pairs)", "direction")
     assert verdict_of("search/comparable")[1] == "direction"
     assert verdict_of("figure4/none") == (
         "none: 100 % of D and E, 0 % of A and B, by chance 33 %, 20 % (cpu, 3 runs)",
@@ -333,7 +343,7 @@ def test_few_shot_seeds_are_seeds_and_shifts_are_tasks(own_records):
                 {"test": 0.9, "n_test": 9, "shift_a": test, "n_a": 9, "shift_b": test - 0.2, "n_b": 9}, None,
                 "nothing", {}, {"commit": "0" * 40, "dirty": False},
             ).save()  # fmt: skip
-    assert verdict_of("few-shot/measured") == ("+10.0 points over 1 set (cpu, 3 pairs)", "direction")
+    assert verdict_of("few-shot/measured") == ("+10.0 points [10.0, 10.0] over 3 seeds of 1 set (cpu, 3 pairs)", "direction")
     assert verdict_of("table3/measured") == ("+10.0 points [10.0, 10.0] over 2 targets (cpu, 6 pairs)", "direction")
 
 

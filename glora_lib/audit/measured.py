@@ -25,20 +25,21 @@ def direction(difference: float, seeds: int, found: str, profile: str) -> tuple[
 def compared(pairs: pd.DataFrame, profile: str, unit: str = "task") -> tuple[str, str]:
     """Return the verdict on a table of `paired`: the mean difference over its tasks that have enough seeds.
 
-    What was found has a 95 % t interval over the tasks, where there are two or more, and says whether it spans zero. The column
-    `unit` says what counts once: rows of one unit are averaged first.
+    What was found has a 95 % t interval over the tasks, or over the seeds of a single one, and says whether it spans zero. The
+    column `unit` says what counts once: rows of one unit are averaged first.
     """
     if pairs.empty:
         return f"no records to compare ({profile})", "not run"
     if (pairs["n"] >= SEEDS).any():
         pairs = pairs[pairs["n"] >= SEEDS]
     once = pairs.groupby(unit, sort=False)["difference"].mean().reset_index().assign(against="")
-    all_of_them = over_tasks(once).iloc[0]
-    mean, low, high, n = all_of_them[["difference", "low", "high", "n"]]
-    interval = f" [{low:.1f}, {high:.1f}]" if n > 1 else ""
-    unsure = "; the interval spans zero" if low <= 0 <= high else ""
-    found = f"{mean:+.1f} points{interval} over {n} {unit}{'s' if n > 1 else ''} ({profile}, {pairs['n'].sum()} pairs){unsure}"
-    return direction(mean, int(pairs["n"].min()), found, profile)
+    single = len(pairs) == 1  # then `paired` has the interval over its seeds
+    row = pairs.iloc[0] if single else over_tasks(once).iloc[0]
+    over = f"{row.n} seeds of 1 {unit}" if single else f"{row.n} {unit}{'' if row.n == 1 else 's'}"
+    interval = f" [{row.low:.1f}, {row.high:.1f}]" if row.low <= row.high else ""  # else NaN: one value has none
+    unsure = "; the interval spans zero" if row.low <= 0 <= row.high else ""
+    found = f"{row.difference:+.1f} points{interval} over {over} ({profile}, {pairs['n'].sum()} pairs){unsure}"
+    return direction(row.difference, int(pairs["n"].min()), found, profile)
 
 
 def beats(against: str) -> Check:

@@ -48,8 +48,8 @@ def summary(profile: str = "cpu") -> str:
         *(f"{number}. {finding}" for number, finding in enumerate(findings(), 1)),
         "",
         f"What the runs of the {profile} profile say of the papers' claims, on its own tasks and backbone. A difference is "
-        "GLoRA's test accuracy minus the other's, with a 95 % interval over tasks, sets or targets. The verdict goes by its "
-        "sign; where the interval spans zero, chance alone could turn it:",
+        "GLoRA's test accuracy minus the other's, with a 95 % interval over tasks, sets or targets, or over the seeds of a "
+        "single one. The verdict goes by its sign; where the interval spans zero, chance alone could turn it:",
         "",
         markdown(linked(table[table["kind"] == "measured"])),
     ]

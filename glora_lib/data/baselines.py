@@ -30,7 +30,7 @@ def raw_pixels(task: Task) -> dict[str, float]:
     rotated, rotated_val, rotated_test = ((rotation.transform(pixels), labels) for pixels, labels in (train, val, test))
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
-        solver = {"solver": "newton-cg", "max_iter": STEPS}  # lbfgs stops early on some tasks, by points
+        solver = {"solver": "newton-cg", "max_iter": STEPS}  # lbfgs needs a thousand and more on some tasks
         regressions = [LogisticRegression(C=strength, **solver).fit(*rotated) for strength in STRENGTHS]
     return {
         "chance": float(np.bincount(test[1]).max() / len(test[1])),
