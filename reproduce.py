@@ -27,8 +27,8 @@ import yaml
 from nbconvert import HTMLExporter
 
 from glora_lib.paths import NOTEBOOKS, OUT
-from glora_lib.profile import PROFILES
-from glora_lib.record import all_results
+from glora_lib.runs.profile import PROFILES
+from glora_lib.runs.record import all_results
 
 TIMEOUT = 3600  # seconds a notebook
 

@@ -13,17 +13,17 @@ plain = gl.fuse(net.use(found.best))
 print(gl.accuracy(plain, task.test))
 """
 
-from glora_lib.adapter_file import AdapterError, load_adapter, restore, save_adapter
 from glora_lib.backbones import BackboneError, load_backbone
 from glora_lib.data import DataError, Task, load_task
-from glora_lib.layer import GLoRALinear
+from glora_lib.glora.layer import GLoRALinear
+from glora_lib.glora.model import AdaptedModel, adapt, fuse
+from glora_lib.glora.search import Found, evolve, random_search
+from glora_lib.glora.space import Choice, Config, Space
 from glora_lib.methods import METHODS, NotFusable, trainable_parameters
-from glora_lib.model import AdaptedModel, adapt, fuse
-from glora_lib.profile import PROFILES, Profile
-from glora_lib.record import Record, RecordError, results
-from glora_lib.search import Found, evolve, random_search
-from glora_lib.space import Choice, Config, Space
-from glora_lib.train import TrainingError, accuracy, predict, train
+from glora_lib.methods.adapter_file import AdapterError, load_adapter, restore, save_adapter
+from glora_lib.runs.profile import PROFILES, Profile
+from glora_lib.runs.record import Record, RecordError, results
+from glora_lib.training.loop import TrainingError, accuracy, predict, train
 
 __all__ = [
     *("AdaptedModel", "AdapterError", "BackboneError", "Choice", "Config", "DataError", "Found", "GLoRALinear", "METHODS"),

@@ -12,10 +12,10 @@ from dataclasses import replace
 import pandas as pd
 
 from glora_lib.data import unavailable
-from glora_lib.grid import fill
-from glora_lib.profile import PROFILES, Profile
-from glora_lib.record import Record, folder, results
-from glora_lib.run import Run
+from glora_lib.runs.grid import fill
+from glora_lib.runs.profile import PROFILES, Profile
+from glora_lib.runs.record import Record, folder, results
+from glora_lib.runs.run import Run
 
 FIRST, AGAIN = "vtab1k", "recomputed"  # the experiments that hold the first records and the second ones
 SAME = ("commit", "packages", "processor", "capability", "device", "dtype", "threads")  # then every bit must come again

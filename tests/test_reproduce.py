@@ -10,8 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 
 import reproduce
-from glora_lib import record as record_module
-from glora_lib.record import Record
+from glora_lib.runs import record as record_module
+from glora_lib.runs.record import Record
 
 PARAMETERS = """profile: str = "cpu"  # one of three
 compute: str = "missing"  # what to compute

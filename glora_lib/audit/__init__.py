@@ -11,4 +11,4 @@ from glora_lib.audit import checklist, coverage, dimensions, findings, report, s
 from glora_lib.audit.desk import CHECKS, select, tally, verdicts
 from glora_lib.audit.judge import VERDICTS, number
 from glora_lib.audit.sources import BASES, KINDS, PAPERS, claims, reported
-from glora_lib.sizes import mean_subnet, supernet_size, vit_b_shapes
+from glora_lib.measures.sizes import mean_subnet, supernet_size, vit_b_shapes

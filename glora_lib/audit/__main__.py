@@ -11,7 +11,7 @@ import sys
 
 from glora_lib.audit.desk import select, verdicts
 from glora_lib.audit.report import MEND, linked, markdown, stale, write, write_page
-from glora_lib.profile import PROFILES
+from glora_lib.runs.profile import PROFILES
 
 
 def main(argv: list[str] | None = None) -> int:

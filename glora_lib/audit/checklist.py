@@ -7,7 +7,7 @@ import pandas as pd
 from glora_lib.audit.measured import SEEDS
 from glora_lib.paths import DATA
 from glora_lib.recompute import AGAIN, compare
-from glora_lib.record import all_results
+from glora_lib.runs.record import all_results
 
 
 def spent(profile: str) -> pd.DataFrame:

@@ -9,7 +9,8 @@ from statistics import pvariance
 import pandas as pd
 
 from glora_lib.audit.judge import Check, count, exact, number, statement
-from glora_lib.sizes import (
+from glora_lib.glora.space import TENSORS, Space, forms
+from glora_lib.measures.sizes import (
     FACT_TK_TASKS,
     VIT_B,
     formula,
@@ -20,7 +21,6 @@ from glora_lib.sizes import (
     supernet_size,
     vit_b_shapes,
 )
-from glora_lib.space import TENSORS, Space, forms
 
 _mean_subnet = cache(mean_subnet)  # it lists 432 choices for each shape, and six checks ask
 KINDS_OF_LAYER = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")

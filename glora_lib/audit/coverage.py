@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from glora_lib.paths import FIGURES, NOTEBOOKS
-from glora_lib.record import results
+from glora_lib.runs.record import results
 
 DECIDED = ("match", "near", "off", "direction", "contradicted")
 

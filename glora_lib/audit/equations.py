@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from glora_lib.audit.judge import count, statement
-from glora_lib.layer import GLoRALinear
-from glora_lib.space import Choice, Space, lora_rank
+from glora_lib.glora.layer import GLoRALinear
+from glora_lib.glora.space import Choice, Space, lora_rank
 
 EXACT = 1e-12  # float64
 FULL = Choice("lora2", "lora2", "lora2", "vector", "vector")

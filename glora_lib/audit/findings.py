@@ -7,8 +7,8 @@ import pandas as pd
 
 from glora_lib.audit import equations, protocol, selection, superlora, superset, table1, tables
 from glora_lib.audit.sources import claims, setting
-from glora_lib.sizes import formula, mean_subnet, supernet_size, vit_b_shapes
-from glora_lib.space import Space
+from glora_lib.glora.space import Space
+from glora_lib.measures.sizes import formula, mean_subnet, supernet_size, vit_b_shapes
 
 
 def said(identity: str) -> str:

@@ -3,11 +3,11 @@
 import pandas as pd
 
 from glora_lib.audit.judge import Check, number
-from glora_lib.profile import PROFILES
-from glora_lib.record import results
-from glora_lib.space import forms
-from glora_lib.table import over_tasks, paired
-from glora_lib.transfer import by_shots, by_target
+from glora_lib.glora.space import forms
+from glora_lib.measures.table import over_tasks, paired
+from glora_lib.measures.transfer import by_shots, by_target
+from glora_lib.runs.profile import PROFILES
+from glora_lib.runs.record import results
 
 SEEDS = 3  # fewer support no statement about a method
 TASKS = 19  # of VTAB-1K

@@ -4,7 +4,7 @@ import pandas as pd
 
 from glora_lib.audit.judge import count, statement, value
 from glora_lib.audit.sources import reported, setting
-from glora_lib.sizes import VIT_B
+from glora_lib.measures.sizes import VIT_B
 
 PROMPTS = 60  # 9,216 parameters a prompt (12 layers of 768): Table 4's 0.55 M
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from glora_lib.audit.judge import statement
-from glora_lib.layer import GLoRALinear
+from glora_lib.glora.layer import GLoRALinear
+from glora_lib.glora.model import AdaptedModel
+from glora_lib.glora.space import Choice, Space
 from glora_lib.methods import METHODS
-from glora_lib.model import AdaptedModel
-from glora_lib.space import Choice, Space
 
 SAME, OTHER = 1e-9, 1e-4  # residuals below are rounding (float64), above are another function
 OPTIONS = {"vpt_shallow": {"tokens": 3}, "vpt_deep": {"tokens": 3}, "adaptformer": {"scale": 1.0}, "lora": {"placement": "qv"}}

@@ -11,9 +11,9 @@ import torch
 
 from glora_lib.benchmark.report import measure, table
 from glora_lib.benchmark.setting import Setting
-from glora_lib.profile import PROFILES
-from glora_lib.provenance import line
-from glora_lib.threads import share
+from glora_lib.runs.profile import PROFILES
+from glora_lib.runs.provenance import line
+from glora_lib.training.threads import share
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -17,8 +17,8 @@ import torch
 from glora_lib.benchmark import steps
 from glora_lib.benchmark.setting import Setting
 from glora_lib.paths import ROOT
-from glora_lib.profile import PROFILES
-from glora_lib.provenance import peak_memory
+from glora_lib.runs.profile import PROFILES
+from glora_lib.runs.provenance import peak_memory
 
 START = """
 import time; start = time.perf_counter()

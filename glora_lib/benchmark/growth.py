@@ -6,8 +6,8 @@ from torch import nn
 
 from glora_lib.benchmark.setting import Setting
 from glora_lib.benchmark.steps import Visit, in_turns, step
-from glora_lib.model import adapt
-from glora_lib.space import Choice, Space
+from glora_lib.glora.model import adapt
+from glora_lib.glora.space import Choice, Space
 
 RANKS = (2, 4, 8, 16, 32)
 SIDES = (3, 5, 7, 9)  # patches

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from glora_lib.benchmark.setting import Setting
 from glora_lib.benchmark.steps import Visit, named
-from glora_lib.inference import flops
+from glora_lib.measures.inference import flops
 
 KINDS = {  # what an operator of torch counts as; the first that fits
     "matrix products": ("mm", "bmm", "baddbmm", "convolution"),

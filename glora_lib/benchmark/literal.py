@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from glora_lib.layer import GLoRALinear
-from glora_lib.model import AdaptedModel, adapt
+from glora_lib.glora.layer import GLoRALinear
+from glora_lib.glora.model import AdaptedModel, adapt
 
 
 class LiteralLinear(GLoRALinear):

@@ -8,10 +8,10 @@ import pandas as pd
 from glora_lib import backbones
 from glora_lib.benchmark import fresh, growth, limits, searching, steps
 from glora_lib.benchmark.setting import Setting
-from glora_lib.grid import COMPUTE
-from glora_lib.provenance import peak_memory, provenance
-from glora_lib.record import Record, RecordError, results
-from glora_lib.run import Run
+from glora_lib.runs.grid import COMPUTE
+from glora_lib.runs.provenance import peak_memory, provenance
+from glora_lib.runs.record import Record, RecordError, results
+from glora_lib.runs.run import Run
 
 EXPERIMENT, TASK, METHOD = "benchmark", "random_images", "all"
 PAIRS = {  # what -> (ours, against whom, wanted in float32, wanted in bfloat16)

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from glora_lib.record import Record
+from glora_lib.runs.record import Record
 
 EPOCHS, EVALUATIONS, TASKS = 500, 1050, 19
 IMAGES = 12 * 64  # an epoch's: the authors drop the last, smaller batch of 800 images

@@ -11,11 +11,11 @@ from glora_lib.benchmark.literal import literal
 from glora_lib.benchmark.setting import Setting
 from glora_lib.data import load_task
 from glora_lib.data.task import Images, resize
+from glora_lib.glora.score import Score
+from glora_lib.glora.search import evolve
+from glora_lib.glora.space import Space
 from glora_lib.methods import METHODS
-from glora_lib.score import Score
-from glora_lib.search import evolve
-from glora_lib.space import Space
-from glora_lib.train import accuracy, train
+from glora_lib.training.loop import accuracy, train
 
 CANDIDATES = 9  # of the search that the authors' loop scores too
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from glora_lib.backbones import load_backbone
-from glora_lib.profile import Profile
+from glora_lib.runs.profile import Profile
 
 CLASSES = 10  # of the heads, and of the task that is searched
 

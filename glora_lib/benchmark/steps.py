@@ -11,10 +11,10 @@ from torch import nn
 from glora_lib.benchmark.literal import literal
 from glora_lib.benchmark.others import peft_glora, peft_lora
 from glora_lib.benchmark.setting import Setting
+from glora_lib.glora.model import AdaptedModel, adapt, fuse
+from glora_lib.glora.space import Choice, Space
 from glora_lib.methods import METHODS
-from glora_lib.model import AdaptedModel, adapt, fuse
-from glora_lib.space import Choice, Space
-from glora_lib.train import PART, adamw, autocast, backward
+from glora_lib.training.loop import PART, adamw, autocast, backward
 
 RANK = 8  # of the fixed configuration and of LoRA
 FIXED = Choice("lora8", "lora8", "vector", "vector", "vector")

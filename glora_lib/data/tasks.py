@@ -13,7 +13,7 @@ from glora_lib.data.earth import load_koeppen_5, load_landcover_10
 from glora_lib.data.gratings import load_gratings
 from glora_lib.data.indian_pines import load_indian_pines_9
 from glora_lib.data.task import DataError, Task
-from glora_lib.profile import PROFILES, Profile
+from glora_lib.runs.profile import PROFILES, Profile
 
 BUILT_IN: dict[str, Callable[[int], Task]] = {
     "gratings": load_gratings,

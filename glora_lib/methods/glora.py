@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from glora_lib.model import AdaptedModel, adapt
+from glora_lib.glora.model import AdaptedModel, adapt
 
 
 def glora(model: nn.Module, rank: int = 8, scale_broadcast: bool = False) -> AdaptedModel:

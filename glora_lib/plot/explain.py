@@ -8,8 +8,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from glora_lib.glora.space import TENSORS, Config, forms
 from glora_lib.plot.style import GREYSAFE, finish
-from glora_lib.space import TENSORS, Config, forms
 
 
 def configuration(config: Config, ranks: Sequence[int]) -> Figure:

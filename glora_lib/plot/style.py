@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from glora_lib.paths import ROOT
-from glora_lib.profile import Profile
+from glora_lib.runs.profile import Profile
 
 # dark to light, so that lines and bars stay apart in grey; markers tell them apart a second time
 GREYSAFE = ("#1b2a41", "#b5442e", "#3d7ea6", "#e0a458", "#8aa29e")

@@ -1,0 +1,72 @@
+"""What a table of methods leaves open: the search, its settings or split, the forms, the ranks, the rate, or the budget?"""
+
+import math
+from dataclasses import replace
+
+from glora_lib.runs.profile import Profile
+from glora_lib.runs.run import Run
+
+TRAIN, VAL = 800, 200  # images of a task of VTAB-1K
+FORWARD = 1 / 3  # of a training step's operations
+
+
+def controls(task: str, profile: Profile, seed: int = 0) -> list[Run]:
+    """Return the runs of the controls that the profile names for a task, in that order, in the experiment "controls"."""
+    longer = profile.methods | {"lora": profile.methods.get("lora", {}) | {"epochs": whole_budget(profile)}}
+    recipes = {"lora_long": ("lora", replace(profile, methods=longer))}
+    runs = []
+    for name in profile.controlled.get(task, ()):
+        method, recipe = recipes.get(name, (name, profile))
+        runs.append(Run("controls", task, method, recipe, seed, label=name if name != method else ""))
+    return runs
+
+
+def whole_budget(profile: Profile) -> int:
+    """Return how many epochs of training take as many operations as the supernet's and the search's, as the authors search.
+
+    Every subnet is scored on all validation images there; a forward pass takes a third of a step.
+    """
+    scored = profile.population * (1 + profile.generations) * VAL
+    return math.ceil(profile.epochs + FORWARD * scored / TRAIN)
+
+
+def other_sizes(task: str, profile: Profile, seed: int = 0) -> list[Run]:
+    """Return GLoRA with each of the profile's `other_ranks` in the experiment "glora_sizes", labelled "glora-8+4" and alike.
+
+    All else stays, the limit of a subnet's parameters too. Table 1 of the paper has three sizes.
+    """
+    named = {"glora-" + "+".join(map(str, ranks)): ranks for ranks in profile.other_ranks}
+    return [Run("glora_sizes", task, "glora", replace(profile, ranks=ranks), seed, label) for label, ranks in named.items()]
+
+
+def rates(task: str, profile: Profile, seed: int = 0) -> list[Run]:
+    """Return the methods of the profile's `rates` at their own learning rate and at each of the others.
+
+    At its own rate it is the run of the experiment "vtab1k"; the others belong to the experiment "recipe", and the label is the
+    method and the rate, "vpt_deep-3e-03".
+    """
+    runs = []
+    for method, others in profile.rates.items():
+        runs.append(Run("vtab1k", task, method, profile, seed))
+        for rate in others:
+            recipe = profile.methods | {method: profile.methods.get(method, {}) | {"learning_rate": rate}}
+            runs.append(Run("recipe", task, method, replace(profile, methods=recipe), seed, label=f"{method}-{rate:.0e}"))
+    return runs
+
+
+def sensitivity(task: str, profile: Profile, seed: int = 0) -> list[Run]:
+    """Return searches of one supernet that differ in one setting each, in the experiment "sensitivity"; the label says which.
+
+    All but the longer one score as many subnets as the profile's own search, and start from the same random ones.
+    """
+    population, parents, mutants, crosses = profile.population, profile.parents, profile.mutations, profile.crossovers
+    halves = {"population": population // 2, "parents": parents // 2, "mutations": mutants // 2, "crossovers": crosses // 2}
+    changes = {
+        "generations-3x": {"generations": 3 * profile.generations},
+        "population-half": halves | {"generations": 2 * profile.generations + 1},
+        "mutants-only": {"mutations": mutants + crosses, "crossovers": 0},
+        "crosses-only": {"mutations": 0, "crossovers": mutants + crosses},
+        "probability-quarter": {"probability": profile.probability / 4},
+        "probability-2.5x": {"probability": profile.probability * 2.5},
+    }
+    return [Run("sensitivity", task, "glora", replace(profile, **change), seed, label=name) for name, change in changes.items()]

@@ -1,0 +1,102 @@
+"""Runs and their records: what is missing is computed, what exists with the same settings is kept."""
+
+import shutil
+from collections.abc import Iterable
+from contextlib import contextmanager
+
+import torch
+from joblib import Parallel, delayed, parallel_config
+
+from glora_lib import backbones
+from glora_lib.data import load_shift, load_task
+from glora_lib.runs.provenance import peak_memory, provenance
+from glora_lib.runs.record import Record
+from glora_lib.runs.run import Run
+from glora_lib.runs.stages import STAGES
+from glora_lib.training.loop import accuracy
+from glora_lib.training.threads import share
+
+COMPUTE = ("none", "missing", "all")
+
+__all__ = ["COMPUTE", "Run", "execute", "fill"]
+
+
+def fill(runs: Iterable[Run], compute: str = "missing", workers: int = 1, scheduler: str | None = None) -> list[Run]:
+    """Compute the runs that have no record ("missing"), all of them ("all") or not one ("none"); return those still without.
+
+    Each record is written here as soon as its run ends, and an interrupted run goes on from its last epoch or generation.
+
+    Args:
+        workers: processes that compute at once; they share the processor's threads out.
+        scheduler: the address of a Dask cluster, "tcp://host:8786", whose workers compute instead; they need the same code and
+            packages, not the same disk. A run whose worker dies is given to another one.
+    """
+    if compute not in COMPUTE:
+        raise ValueError(f"compute {compute!r} is not known; valid: {', '.join(COMPUTE)}")
+    runs, scheduler = list(runs), scheduler or None
+    wanted = [run for run in runs if compute == "all" or (compute == "missing" and not run.exists())]
+    if compute == "all":
+        for run in wanted:
+            for stage in (run, run.supernet):
+                shutil.rmtree(stage.state_folder, ignore_errors=True)
+    if workers == 1 and scheduler is None:
+        for run in wanted:
+            execute(run).save()
+    elif wanted:
+        threads = share(workers) if scheduler is None else None
+        with _backend(scheduler):
+            records = Parallel(n_jobs=-1 if scheduler else workers, return_as="generator_unordered", batch_size=1)(
+                delayed(_execute)(run, threads) for run in wanted
+            )
+            for record in records:
+                record.save()
+    return [run for run in runs if not run.exists()]
+
+
+def execute(run: Run) -> Record:
+    """Train, search, fuse and measure one run; return its record, not yet saved."""
+    if run.method not in STAGES:
+        raise ValueError(f"method {run.method!r} cannot be run here; valid: {', '.join(STAGES)}")
+    recipe, task = run.recipe, load_task(run.task, run.profile)
+    model = backbones.load_backbone(
+        recipe.backbone, classes=task.classes, image_size=recipe.image_size, weights=recipe.weights,
+        drop_path=recipe.drop_path, seed=run.seed,
+    )  # fmt: skip
+    torch.manual_seed(run.seed)  # for what adapting draws: a run does not depend on those before it in this process
+    outcome, plain = STAGES[run.method](run, recipe, model, task)
+    settings = recipe.settings() | {
+        "weights_sha256": backbones.weights_sha256(recipe.backbone, recipe.weights),
+        "backbone_label": backbones.label(recipe.backbone, recipe.weights),
+        "task_sha256": task.sha256,
+        "stands_for": task.stands_for,
+        "group": task.group,
+    }
+    metrics = {"n_train": len(task.train), "n_val": len(task.val), "n_test": len(task.test)} | outcome.pop("metrics")
+    for target in run.targets:
+        shifted = load_shift(run.task, target, run.profile).test
+        metrics |= {f"shift_{target}": accuracy(plain, shifted, dtype=recipe.dtype), f"n_{target}": len(shifted)}
+    cost = outcome.pop("cost") | {"peak_memory_mb": peak_memory()}
+    return Record(
+        run.experiment, run.task, run.label or run.method, run.profile.name, run.seed, settings, metrics,
+        cost=cost, provenance=provenance(recipe.dtype), **outcome,
+    )  # fmt: skip
+
+
+@contextmanager
+def _backend(scheduler: str | None):
+    """Processes of this machine, or the workers of a Dask cluster."""
+    if scheduler is None:
+        yield
+        return
+    try:
+        from dask.distributed import Client
+    except ImportError as error:
+        raise ImportError(f"a scheduler ({scheduler}) needs dask.distributed: pip install 'glora_lib[dask]'") from error
+    with Client(scheduler, timeout=30), parallel_config(backend="dask"):
+        yield
+
+
+def _execute(run: Run, threads: int | None) -> Record:
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return execute(run)

@@ -1,0 +1,105 @@
+"""Records: one JSON file a run, with everything needed to believe it, and the table of them."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import pandas as pd
+
+from glora_lib.paths import ROOT
+from glora_lib.runs.profile import PROFILES
+
+
+class RecordError(ValueError):
+    """A record that is malformed, or that was made by code that no commit holds."""
+
+
+@dataclass
+class Record:
+    """One run. `metrics` are fractions between 0 and 1 beside the number n of examples that each was measured on."""
+
+    experiment: str  # "vtab1k"
+    task: str
+    method: str
+    profile: str
+    seed: int
+    settings: dict  # the whole profile as the method used it, the task and the backbone
+    metrics: dict
+    config: dict | None  # the configuration found or fixed; None where there is nothing to choose
+    selected_on: str  # "val", "test (oracle)", or "nothing" where nothing was selected
+    cost: dict  # seconds a stage, peak memory in MB, parameters trained, stored and merged
+    provenance: dict
+    history: dict = field(default_factory=dict)  # curves: one list a quantity
+    status: str = "complete"
+
+    @property
+    def id(self) -> str:
+        """The name of the record's file, without its ending."""
+        return f"{self.task}--{self.method}--{self.profile}--s{self.seed}"
+
+    def save(self) -> Path:
+        """Write the record to its profile's folder, `<experiment>/<id>.json`, through a temporary file; return the path."""
+        path = folder(self.experiment, self.profile) / f"{self.id}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(asdict(self), indent=1, allow_nan=False) + "\n")
+        os.replace(temporary, path)
+        return path
+
+    @classmethod
+    def load(cls, path: Path) -> "Record":
+        """Return the record in `path`; a RecordError says what is wrong with the file."""
+        try:
+            data = json.loads(Path(path).read_text())
+        except (OSError, json.JSONDecodeError) as error:
+            raise RecordError(f"{path} cannot be read as a record ({error}); delete it and run it again") from error
+        names = {f.name for f in fields(cls)}
+        if not isinstance(data, dict) or set(data) != names:
+            wrong = sorted(names ^ set(data)) if isinstance(data, dict) else "not an object"
+            raise RecordError(f"{path} is malformed: {wrong} missing or unknown; delete it and run it again")
+        record = cls(**data)
+        if record.id != Path(path).stem or record.experiment != Path(path).parent.name:
+            raise RecordError(f"{path} holds the record {record.experiment}/{record.id}: a record's name is its content's")
+        origin = set(record.provenance) if isinstance(record.provenance, dict) else set()
+        if not isinstance(record.metrics, dict) or not {"commit", "dirty"} <= origin:
+            raise RecordError(f"{path} is malformed: metrics or provenance is incomplete; delete it and run it again")
+        return record
+
+
+def folder(experiment: str, profile: str) -> Path:
+    """Return the folder that holds the records of an experiment in a profile."""
+    if profile not in PROFILES:
+        raise ValueError(f"unknown profile {profile!r}; valid: {', '.join(PROFILES)}")
+    return ROOT / PROFILES[profile].results / experiment
+
+
+def results(experiment: str, profile: str, *, allow_dirty: bool | None = None) -> pd.DataFrame:
+    """Return the records of one experiment and one profile as a table, a row a record, metrics and costs as columns.
+
+    Profiles are never mixed. A malformed record, an incomplete one, and one of uncommitted code (unless `allow_dirty`, or the
+    profile allows it) raise a RecordError. Without records the table is empty but has its first columns.
+    """
+    where = folder(experiment, profile)
+    allow_dirty = PROFILES[profile].allow_dirty if allow_dirty is None else allow_dirty
+    rows = []
+    for path in sorted(where.glob(f"*--{profile}--s*.json")):
+        record = Record.load(path)
+        if record.status != "complete":
+            raise RecordError(f"{path} has status {record.status!r}; run it again")
+        if record.provenance["dirty"] and not allow_dirty:
+            raise RecordError(
+                f"{path} was made by code that is in no commit; commit and run it again, or pass allow_dirty=True"
+            )
+        row = {"task": record.task, "method": record.method, "seed": record.seed, "selected_on": record.selected_on}
+        row |= record.metrics | record.cost | {"commit": record.provenance["commit"][:10], "record": record}
+        rows.append(row)
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["task", "method", "seed", "selected_on", "record"])
+
+
+def all_results(profile: str, *, allow_dirty: bool | None = None) -> pd.DataFrame:
+    """Return `results` of every experiment of a profile that has records, with a column `experiment`."""
+    names = sorted(path.name for path in folder("", profile).glob("*") if path.is_dir())
+    tables = [results(name, profile, allow_dirty=allow_dirty).assign(experiment=name) for name in names]
+    tables = [table for table in tables if len(table)]
+    return pd.concat(tables, ignore_index=True) if tables else results("", profile).assign(experiment=[])

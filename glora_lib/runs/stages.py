@@ -1,0 +1,206 @@
+"""What a run does: train, search, fuse, measure. One function a kind of method; `grid` decides what runs and what is kept.
+
+Each takes the run, its recipe, a fresh backbone and the task, and returns parts of the record (metrics, config, selected_on,
+cost, history) and the model that was measured, fused where it can be; for a supernet that is the supernet.
+"""
+
+import copy
+import random
+import time
+from collections.abc import Callable
+
+from torch import nn
+
+from glora_lib.glora.model import AdaptedModel, fuse
+from glora_lib.glora.score import Score
+from glora_lib.glora.search import Found, evolve, random_search
+from glora_lib.glora.space import Choice, Space, to_json
+from glora_lib.methods import METHODS, NotFusable, trainable_parameters
+from glora_lib.methods.noah import search as noah_search
+from glora_lib.methods.probes import features
+from glora_lib.runs.profile import Profile
+from glora_lib.runs.run import Run
+from glora_lib.training.loop import accuracy, train
+
+Outcome = tuple[dict, nn.Module]
+RANDOM_SUBNETS = 3  # random subnets that are measured on test beside the one that was found
+
+
+def probe(run: Run, recipe: Profile, model, task) -> Outcome:
+    """Train the head on features that are computed once."""
+    METHODS["linear"](model)
+    history = train(model.get_classifier(), features(model, task.train), recipe, seed=run.seed)
+    parts = {
+        "metrics": _measure(model, task, recipe),
+        "config": None,
+        "selected_on": "nothing",
+        "cost": {"seconds_train": _seconds(history)} | _sizes(model, 0),
+    }
+    return parts, model
+
+
+def fixed(run: Run, recipe: Profile, model, task) -> Outcome:
+    """Train one method with nothing to choose; what is measured is the fused model, where the method can be fused."""
+    return _train_alone(METHODS[run.method](model, **recipe.options), run, recipe, task)
+
+
+def glora_fixed(run: Run, recipe: Profile, model, task) -> Outcome:
+    """Train GLoRA in one configuration without supernet or search: every tensor as LoRA, D and E as vectors."""
+    net = METHODS["glora"](model, rank=recipe.rank, scale_broadcast=recipe.scale_broadcast)
+    lora = f"lora{recipe.rank}"
+    net.use(Space(net.layer_names, recipe.ranks).uniform(Choice(lora, lora, lora, "vector", "vector")))
+    return _train_alone(net, run, recipe, task)
+
+
+def supernet(run: Run, recipe: Profile, model, task) -> Outcome:
+    """Train the supernet and watch three random subnets on val while it learns."""
+    net, space, score, watched = _prepare(run, recipe, model, task)
+
+    def watch(epoch: int) -> dict:
+        every = max(1, recipe.epochs // 6)
+        return {"random_val": [score(config) for config in watched]} if (epoch + 1) % every == 0 else {}
+
+    checkpoint = run.state("watched.pt")  # not the one that searches share: its history has no curves
+    history = train(net, task.train, recipe, sample=space.sample, seed=run.seed, checkpoint=checkpoint, watch=watch)
+    parts = {
+        "metrics": {"random_val": [score(config) for config in watched], "n_random": RANDOM_SUBNETS},
+        "config": None,
+        "selected_on": "nothing",
+        "cost": {"seconds_train": _seconds(history)} | _sizes(net, 0),
+        "history": {"train": history},
+    }
+    return parts, net
+
+
+def glora(run: Run, recipe: Profile, model, task) -> Outcome:
+    """Train the supernet, search it on val by evolution, fuse what was found."""
+    return _searched(run, recipe, model, task, evolve, stop_early=True, **recipe.evolution)
+
+
+def glora_random(run: Run, recipe: Profile, model, task) -> Outcome:
+    """Search the same supernet at random, with as many evaluations as the evolution."""
+    budget = recipe.population * (1 + recipe.generations)
+    return _searched(run, recipe, model, task, random_search, budget=budget, limit=recipe.limit)
+
+
+def glora_oracle(run: Run, recipe: Profile, model, task) -> Outcome:
+    """Search the same supernet on the test images, as the authors' code was first published: an upper bound, never a result."""
+    return _searched(run, recipe, model, task, evolve, split="test", stop_early=True, **recipe.evolution)
+
+
+def noah(run: Run, recipe: Profile, model, task) -> Outcome:
+    """Train NOAH's supernet, search it on val, and train what was found once more, alone and with the baselines' recipe.
+
+    The authors retrain on training and validation images together; here the validation images stay out.
+    """
+    net = METHODS["noah"](copy.deepcopy(model), **recipe.options)
+    history = {"train": train(net, task.train, recipe, sample=net.sample, seed=run.seed, checkpoint=run.state("train.pt"))}
+    start = time.perf_counter()
+    settings = {key: value for key, value in recipe.evolution.items() if key not in ("probability", "limit")}  # NOAH's own
+    ranking = noah_search(
+        net, lambda config: accuracy(net.use(config), task.val, dtype=recipe.dtype), seed=run.seed, **settings
+    )
+    best, cost = ranking[0][2], {"seconds_search": time.perf_counter() - start}
+    again = run.profile.for_method("lora")
+    alone = METHODS["noah"](model, config=best, **recipe.options)
+    history["retrain"] = train(alone, task.train, again, seed=run.seed, checkpoint=run.state("retrain.pt"))
+    cost["seconds_train"] = _seconds(history["train"]) + _seconds(history["retrain"])
+    sizes = _sizes(net, trainable_parameters(alone))  # trained: the supernet
+    parts = {
+        "metrics": _measure(alone, task, recipe) | {"evaluations": len(ranking)},
+        "config": {part: list(widths) for part, widths in best.items()},
+        "selected_on": "val",
+        "cost": cost | sizes | {"merged": sizes["stored"]},
+        "history": history,
+    }
+    return parts, alone
+
+
+STAGES: dict[str, Callable[..., Outcome]] = dict.fromkeys(METHODS, fixed) | {
+    "linear": probe,
+    "noah": noah,
+    "glora": glora,
+    "glora_random": glora_random,
+    "glora_oracle": glora_oracle,
+    "glora_fixed": glora_fixed,
+    "supernet": supernet,
+}
+
+
+def _train_alone(net, run: Run, recipe: Profile, task) -> Outcome:
+    history = train(net, task.train, recipe, seed=run.seed, checkpoint=run.state("train.pt"))
+    size = _sizes(net, trainable_parameters(net))
+    config = None
+    if isinstance(net, AdaptedModel):
+        config = to_json(net.config)
+        size["stored"] = Space(net.layer_names, (net.rank,)).parameters(net.config, net.shapes)
+    try:
+        plain = fuse(net)
+    except NotFusable:
+        plain, size["merged"] = net, size["stored"]
+    parts = {
+        "metrics": _measure(plain, task, recipe),
+        "config": config,
+        "selected_on": "nothing",
+        "cost": {"seconds_train": _seconds(history)} | size,
+        "history": {"train": history},
+    }
+    return parts, plain
+
+
+def _prepare(run: Run, recipe: Profile, model, task) -> tuple:
+    """Return the supernet, its space, its score on val, and the random subnets that are watched."""
+    net = METHODS["glora"](model, rank=recipe.rank, scale_broadcast=recipe.scale_broadcast)
+    space = Space(net.layer_names, recipe.ranks)
+    rng = random.Random(f"watch {run.seed}")
+    return net, space, Score(net, task.val, recipe.dtype), [space.sample(rng) for _ in range(RANDOM_SUBNETS)]
+
+
+def _searched(run: Run, recipe: Profile, model, task, search: Callable[..., Found], split="val", **settings) -> Outcome:
+    """Train the supernet unless a search before this one did, search it by the accuracy on `split`, fuse what was found."""
+    net, space, score, watched = _prepare(run, recipe, model, task)
+    # searches of one supernet share its checkpoint, which a finished training leaves behind
+    checkpoint = run.supernet.state("train.pt")
+    history = {"train": train(net, task.train, recipe, sample=space.sample, seed=run.seed, checkpoint=checkpoint)}
+    cost = {"seconds_train": _seconds(history["train"])}
+    metrics = {"random_val": [score(config) for config in watched], "n_random": RANDOM_SUBNETS}
+
+    judge = score if split == "val" else Score(net, task.test, recipe.dtype)
+    start, seen = time.perf_counter(), judge.images_seen
+    state = run.state("search.json")
+    found = search(space, score=judge, seed=run.seed, shapes=net.shapes, checkpoint=state, **settings)
+    cost |= {"seconds_search": time.perf_counter() - start, "search_images": judge.images_seen - seen}
+    generations = [found.generation(g) for g in range(1 + max(e.generation for e in found.ranking))]
+    history["search"] = [
+        {split: [e.score for e in g], "exact": [e.exact for e in g], "parameters": [e.parameters for e in g]}
+        for g in generations
+    ]
+    plain = fuse(net.use(found.best))
+    metrics |= _measure(plain, task, recipe) | {"evaluations": len(found.ranking), "ties": found.ties}
+    metrics["random_test"] = [accuracy(fuse(net.use(config)), task.test, dtype=recipe.dtype) for config in watched]
+    parts = {
+        "metrics": metrics,
+        "config": to_json(found.best),
+        "selected_on": "val" if split == "val" else "test (oracle)",
+        "cost": cost | _sizes(net, space.parameters(found.best, net.shapes)),
+        "history": history,
+    }
+    return parts, plain
+
+
+def _measure(plain, task, recipe: Profile) -> dict:
+    return {
+        "val": accuracy(plain, task.val, dtype=recipe.dtype),
+        "test": accuracy(plain, task.test, dtype=recipe.dtype),
+    }
+
+
+def _sizes(net, stored: int) -> dict:
+    """Parameters trained and stored, head excluded, the head's own, and what the fused model has beyond the backbone."""
+    trained = {name: p.numel() for name, p in net.named_parameters() if p.requires_grad}
+    head = sum(number for name, number in trained.items() if "head" in name.split("."))
+    return {"trained": sum(trained.values()) - head, "stored": stored, "merged": 0, "head": head}
+
+
+def _seconds(history: list[dict]) -> float:
+    return sum(epoch["seconds"] for epoch in history)

@@ -1,0 +1,64 @@
+"""Runs on a Dask cluster on this machine's loopback, one of whose workers is killed in the middle."""
+
+import os
+import signal
+import threading
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from glora_lib.runs import record
+from glora_lib.runs.grid import Run, fill
+from glora_lib.runs.profile import SMOKE
+from glora_lib.runs.record import Record
+
+distributed = pytest.importorskip("distributed", reason="the extra 'dask' is not installed")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two processes with one thread each, which are started again when they die."""
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None, silence_logs=50
+    ) as cluster:
+        yield cluster
+
+
+@pytest.mark.slow
+def test_a_killed_worker_loses_no_record_and_none_is_written_twice(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "ROOT", tmp_path)
+    runs = [Run("dask", "gratings", "lora", replace(SMOKE, epochs=30), seed) for seed in range(8)]
+    saved, killed = Counter(), []
+    save = Record.save
+
+    def save_and_count(found: Record):
+        saved[found.id] += 1
+        return save(found)
+
+    def kill() -> None:
+        with distributed.Client(cluster.scheduler_address) as client:
+            busy = [client.submit(os.getpid, pure=False, workers=[address]) for address in client.scheduler_info()["workers"]]
+            killed.append(busy[0].result())
+        os.kill(killed[0], signal.SIGKILL)
+
+    def save_then_kill(found: Record):
+        path = save_and_count(found)
+        if sum(saved.values()) == 1:  # the others are on their way
+            killer = threading.Thread(target=kill)
+            killer.start()
+            killer.join()
+        return path
+
+    monkeypatch.setattr(Record, "save", save_then_kill)
+    assert fill(runs, scheduler=cluster.scheduler_address) == []
+    assert killed
+    assert saved == {run.id: 1 for run in runs}
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == sorted(run.path.name for run in runs)
+    assert all(Record.load(run.path).seed == run.seed for run in runs)
+
+
+def test_an_address_where_nobody_answers_is_an_error_that_names_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "ROOT", tmp_path)
+    with pytest.raises(OSError, match="127.0.0.1:1"):
+        fill([Run("dask", "gratings", "linear", SMOKE)], scheduler="tcp://127.0.0.1:1")

@@ -1,0 +1,80 @@
+"""Runs computed once more: the same code gives every bit again, and a difference is held against its tolerance."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+
+from glora_lib import recompute
+from glora_lib.runs import record
+from glora_lib.runs import run as run_module
+from glora_lib.runs.grid import Run, fill
+from glora_lib.runs.profile import SMOKE
+from glora_lib.runs.record import Record
+
+METHODS = ("linear", "lora", "glora")
+
+
+@pytest.fixture(autouse=True)
+def first(tmp_path, monkeypatch, one_thread) -> list[Run]:
+    """Records of three runs in a temporary folder."""
+    monkeypatch.setattr(run_module, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(record, "ROOT", tmp_path)
+    runs = [Run(recompute.FIRST, "gratings", method, SMOKE) for method in METHODS]
+    assert fill(runs) == []
+    return runs
+
+
+def test_the_same_code_gives_every_image_and_choice_again(first, capsys):
+    before = [run.path.read_bytes() for run in first]
+    assert recompute.main(["--profile", "smoke", "--number", "3"]) == 0
+    table = recompute.compare("smoke").set_index("method").loc[list(METHODS)]
+    assert list(table["images"]) == list(table["tolerance"]) == [0, 0, 0]
+    assert table.loc["glora", "choices"] == 1
+    assert math.isnan(table.loc["lora", "choices"])
+    assert [run.path.read_bytes() for run in first] == before
+    assert "gratings" in capsys.readouterr().out
+
+
+def test_it_is_computed_and_not_read_from_what_the_first_run_left(first):
+    fill(first, "missing")
+    left = first[2].supernet.state("train.pt")
+    stamp = left.stat().st_mtime_ns
+    fill([replace(first[2], experiment=recompute.AGAIN)], "all")
+    assert left.stat().st_mtime_ns != stamp
+
+
+@pytest.mark.parametrize(
+    ("images", "code", "within"), [(0, "", True), (1, "", False), (5, "0" * 40, True), (6, "0" * 40, False)]
+)
+def test_a_difference_is_held_against_the_tolerance(first, images, code, within):
+    """Of 64 images half are right: sqrt(2 * .25 * 64) = 5.66 images on other code, none on the same."""
+    fill([replace(first[1], experiment=recompute.AGAIN)])
+    for path, test in ((first[1].path, 0.5), (replace(first[1], experiment=recompute.AGAIN).path, 0.5 + images / 64)):
+        data = json.loads(path.read_text())
+        data["metrics"]["test"] = test
+        if code and recompute.AGAIN in str(path):
+            data["provenance"]["commit"] = code
+        path.write_text(json.dumps(data))
+    row = recompute.compare("smoke").iloc[0]
+    assert (row["images"], row["within"]) == (images, within)
+    assert recompute.main(["--profile", "smoke", "--number", "0"]) == (0 if within else 1)
+
+
+def test_more_records_than_there_are_cannot_be_drawn():
+    with pytest.raises(ValueError, match="number 9 is not between 0 and 3"):
+        recompute.draw(SMOKE, 9, 0)
+
+
+def test_a_record_of_other_settings_is_not_drawn(first):
+    data = json.loads(first[0].path.read_text())
+    data["settings"]["epochs"] += 1
+    first[0].path.write_text(json.dumps(data))
+    assert {run.method for run in recompute.draw(SMOKE, 2, 0)} == {"lora", "glora"}
+    assert Record.load(first[0].path).settings["epochs"] == SMOKE.epochs + 1
+
+
+def test_without_a_second_record_the_table_is_empty_but_has_its_columns():
+    assert {"images", "tolerance", "within"} <= set(recompute.compare("smoke"))
+    assert recompute.compare("smoke").empty
