@@ -23,11 +23,24 @@ from glora_lib.methods import METHODS, NotFusable, trainable_parameters
 from glora_lib.methods.adapter_file import AdapterError, load_adapter, restore, save_adapter
 from glora_lib.runs.profile import PROFILES, Profile
 from glora_lib.runs.record import Record, RecordError, results
+from glora_lib.superlora import SuperLoRA
 from glora_lib.training.loop import TrainingError, accuracy, predict, train
 
 __all__ = [
     *("AdaptedModel", "AdapterError", "BackboneError", "Choice", "Config", "DataError", "Found", "GLoRALinear", "METHODS"),
-    *("NotFusable", "PROFILES", "Profile", "Record", "RecordError", "Space", "Task", "TrainingError", "accuracy", "adapt"),
+    *(
+        "NotFusable",
+        "PROFILES",
+        "Profile",
+        "Record",
+        "RecordError",
+        "Space",
+        "SuperLoRA",
+        "Task",
+        "TrainingError",
+        "accuracy",
+        "adapt",
+    ),
     *(
         "evolve",
         "fuse",

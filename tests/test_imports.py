@@ -18,10 +18,11 @@ ROOMS = {
     "backbones": {"paths"},
     "data": {"paths", "runs.profile"},
     "glora": {"training"},
-    "methods": {"glora"},
+    "superlora": set(),
+    "methods": {"glora", "superlora"},
     "runs": {"backbones", "data", "glora", "methods", "paths", "runs.profile", "training"},
     "recompute": {"data", "runs", "runs.profile"},
-    "measures": {"backbones", "data", "glora", "methods", "paths", "runs", "runs.profile", "training"},
+    "measures": {"backbones", "data", "glora", "methods", "paths", "runs", "runs.profile", "superlora", "training"},
     "benchmark": {"backbones", "data", "glora", "measures", "methods", "paths", "runs", "runs.profile", "training"},
     "audit": {"glora", "measures", "methods", "paths", "recompute", "runs", "runs.profile"},
     "plot": {"glora", "paths", "runs.profile"},
@@ -29,6 +30,7 @@ ROOMS = {
 # inside a large room, a module imports from the lines above its own
 INSIDE = {
     "glora": ("space fast_linear class_token", "layer search", "model", "score"),
+    "superlora": ("fold grouping projection units", "model", "settings", "counts"),
     "runs": ("profile provenance", "record", "run", "controls stages", "grid", "kept"),
     "audit": (
         "sources judge",
@@ -44,7 +46,7 @@ MODULES = {
     for path in PACKAGE.rglob("*.py")
 }
 TORCH_FREE = ("paths", "runs.profile", "glora.search", "glora.space", "training.threads")
-NEVER = {"IPython", "ipykernel", "nbclient", "nbconvert", "nbformat", "papermill", "peft"}
+NEVER = {"IPython", "ipykernel", "nbclient", "nbconvert", "nbformat", "papermill", "peft", "lycoris"}
 MAY = {"benchmark.others": {"peft"}}  # what peft does is compared with; the tests do that too
 
 

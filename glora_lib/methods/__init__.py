@@ -15,6 +15,7 @@ from glora_lib.methods.probes import bitfit, full, linear
 from glora_lib.methods.prompts import vpt_deep, vpt_shallow
 from glora_lib.methods.repadapter import repadapter
 from glora_lib.methods.ssf import ssf
+from glora_lib.methods.superlora import SUPERLORA
 from glora_lib.methods.vit import NotFusable
 
 METHODS = {
@@ -32,6 +33,7 @@ METHODS = {
     "ssf": ssf,
     "repadapter": repadapter,
     "glora": glora,
+    **SUPERLORA,
 }
 
 

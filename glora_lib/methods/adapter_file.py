@@ -156,7 +156,7 @@ def _load(net: nn.Module, path: Path, description: dict) -> None:
 
 
 def _inside(net: nn.Module) -> nn.Module:
-    """Return the model in the wrapper of GLoRA and of NOAH; other methods have none."""
+    """Return the model in the wrapper of GLoRA, NOAH and SuperLoRA; other methods have none."""
     return getattr(net, "model", net)
 
 
@@ -175,7 +175,9 @@ def _in_use(net: nn.Module) -> dict[str, Tensor]:
 def _whole_parameters(net: nn.Module) -> dict[str, Tensor]:
     """Return the parameters that are trained whole, such as the head's: trained, but no support tensor. Shared ones once."""
     support = {id(tensor) for tensor in _support(net).values()}
-    return {name: p for name, p in _inside(net).named_parameters() if p.requires_grad and id(p) not in support}
+    beside = {name: p for name, p in net.named_parameters() if not name.startswith("model.")}  # SuperLoRA's groups
+    named = dict(_inside(net).named_parameters()) | beside
+    return {name: p for name, p in named.items() if p.requires_grad and id(p) not in support}
 
 
 def _describe(path: Path) -> dict:
