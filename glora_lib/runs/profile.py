@@ -88,6 +88,17 @@ class Profile:
     compared: bool = True  # whether its results are held against the paper's claims
     vtab_folders: bool = True  # where a VTAB-1K task and a packaged one share a name, which of them is meant
     options: dict = field(default_factory=dict)  # keyword arguments of the method's function
+    one_cycle: dict = field(default_factory=dict)  # steps, head, test images of SuperLoRA's recipe; else empty
+    # what SuperLoRA's experiments change (`runs.superlora`), and their tasks with a head that is trained, and frozen
+    superlora: dict = field(
+        default_factory=lambda: {
+            "batch_size": 128, "learning_rate": 0.05, "head_learning_rate": 0.05, "weight_decay": 0.0, "drop_path": 0.0,
+            "one_cycle": {"steps": 5000},
+        }
+    )  # fmt: skip
+    superlora_tasks: dict[str, tuple[str, ...]] = field(
+        default_factory=lambda: {"trained": ("cifar", "mnist_m"), "frozen": ("cifar10", "mnist_m")}
+    )
     # what single methods change
     methods: dict[str, dict] = field(
         default_factory=lambda: {
@@ -120,11 +131,11 @@ class Profile:
     def settings(self) -> dict:
         """Return what one run depends on as plain JSON types, for a record: not where it is kept, nor which runs there are.
 
-        Options are there where the method has any.
+        Options and SuperLoRA's recipe are there where the method has any.
         """
         around = ("name", "tasks", "controlled", "few_shot", "shots", "sources", "seeds", "other_seeds", "other_ranks")
-        around += ("rates", "methods", "results", "figures", "allow_dirty", "compared")
-        around += () if self.options else ("options",)
+        around += ("rates", "methods", "results", "figures", "allow_dirty", "compared", "superlora", "superlora_tasks")
+        around += tuple(name for name in ("options", "one_cycle") if not getattr(self, name))
         settings = {name: value for name, value in asdict(self).items() if name not in around}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
 
@@ -162,6 +173,14 @@ CPU = replace(
     generations=2,
     figures="figures",
     vtab_folders=False,
+    superlora={  # the head's rate is smaller: its inputs have a squared norm of 1,600, and at 0.05 its loss grows
+        "batch_size": 16,
+        "learning_rate": 0.05,
+        "head_learning_rate": 0.005,
+        "weight_decay": 0.0,
+        "dtype": "bfloat16",
+        "one_cycle": {"steps": 120, "test": 1000},
+    },
     methods={
         "linear": {"epochs": 100, "batch_size": 64, "learning_rate": 1e-2, "head_learning_rate": 1e-2},
         **baselines(epochs=6, learning_rate=1e-3),
@@ -207,6 +226,14 @@ SMOKE = replace(
     allow_dirty=True,
     compared=False,
     vtab_folders=False,
+    superlora={
+        "batch_size": 16,
+        "learning_rate": 0.05,
+        "head_learning_rate": 0.05,
+        "weight_decay": 0.0,
+        "one_cycle": {"steps": 4, "test": 32},
+    },
+    superlora_tasks={"trained": ("gratings",), "frozen": ("gratings",)},
     methods={},
 )
 

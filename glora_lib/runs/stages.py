@@ -8,9 +8,11 @@ import copy
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from torch import nn
 
+from glora_lib.data.task import Images
 from glora_lib.glora.model import AdaptedModel, fuse
 from glora_lib.glora.score import Score
 from glora_lib.glora.search import Found, evolve, random_search
@@ -21,6 +23,7 @@ from glora_lib.methods.probes import features
 from glora_lib.runs.profile import Profile
 from glora_lib.runs.run import Run
 from glora_lib.training.loop import accuracy, train
+from glora_lib.training.steps import one_cycle
 
 Outcome = tuple[dict, nn.Module]
 RANDOM_SUBNETS = 3  # random subnets that are measured on test beside the one that was found
@@ -28,8 +31,7 @@ RANDOM_SUBNETS = 3  # random subnets that are measured on test beside the one th
 
 def probe(run: Run, recipe: Profile, model, task) -> Outcome:
     """Train the head on features that are computed once."""
-    METHODS["linear"](model)
-    history = train(model.get_classifier(), features(model, task.train), recipe, seed=run.seed)
+    history = _fit_head(run, recipe, model, task)
     parts = {
         "metrics": _measure(model, task, recipe),
         "config": None,
@@ -40,8 +42,23 @@ def probe(run: Run, recipe: Profile, model, task) -> Outcome:
 
 
 def fixed(run: Run, recipe: Profile, model, task) -> Outcome:
-    """Train one method with nothing to choose; what is measured is the fused model, where the method can be fused."""
-    return _train_alone(METHODS[run.method](model, **recipe.options), run, recipe, task)
+    """Train one method with nothing to choose; what is measured is the fused model, where the method can be fused.
+
+    By the recipe's `one_cycle`, where it has one: `head`, "frozen" for one that a linear probe fits on the training images
+    before, and is not trained after; `test`, of how many test images the first are measured.
+    """
+    frozen = recipe.one_cycle.get("head") == "frozen"
+    if frozen:
+        _fit_head(run, run.profile.for_method("linear"), model, task)
+    net = METHODS[run.method](model, **recipe.options)
+    if frozen:
+        for name, parameter in net.named_parameters():
+            if "head" in name.split("."):
+                parameter.requires_grad_(False)
+    if "test" in recipe.one_cycle:
+        kept = slice(0, recipe.one_cycle["test"])
+        task = replace(task, test=Images(task.test.raw[kept], task.test.labels[kept]))
+    return _train_alone(net, run, recipe, task)
 
 
 def glora_fixed(run: Run, recipe: Profile, model, task) -> Outcome:
@@ -127,8 +144,14 @@ STAGES: dict[str, Callable[..., Outcome]] = dict.fromkeys(METHODS, fixed) | {
 }
 
 
+def _fit_head(run: Run, recipe: Profile, model, task) -> list[dict]:
+    METHODS["linear"](model)
+    return train(model.get_classifier(), features(model, task.train), recipe, seed=run.seed)
+
+
 def _train_alone(net, run: Run, recipe: Profile, task) -> Outcome:
-    history = train(net, task.train, recipe, seed=run.seed, checkpoint=run.state("train.pt"))
+    fit = one_cycle if recipe.one_cycle else train
+    history = fit(net, task.train, recipe, seed=run.seed, checkpoint=run.state("train.pt"))
     size = _sizes(net, trainable_parameters(net))
     config = None
     if isinstance(net, AdaptedModel):
@@ -139,7 +162,7 @@ def _train_alone(net, run: Run, recipe: Profile, task) -> Outcome:
     except NotFusable:
         plain, size["merged"] = net, size["stored"]
     parts = {
-        "metrics": _measure(plain, task, recipe),
+        "metrics": _measure(plain, task, recipe) | {"n_test": len(task.test)},
         "config": config,
         "selected_on": "nothing",
         "cost": {"seconds_train": _seconds(history)} | size,

@@ -55,7 +55,9 @@ class SuperLoRAModel(nn.Module):
         return weights
 
     def forward(self, *args, **kwargs):
-        return functional_call(self.model, self.weights(), args, kwargs)
+        with torch.autocast(next(self.groups.parameters()).device.type, enabled=False):
+            weights = self.weights()  # in the precision of W0, whatever the model computes in
+        return functional_call(self.model, weights, args, kwargs)
 
     @torch.no_grad()
     def fuse(self) -> nn.Module:
