@@ -88,7 +88,7 @@ class Profile:
     compared: bool = True  # whether its results are held against the paper's claims
     vtab_folders: bool = True  # where a VTAB-1K task and a packaged one share a name, which of them is meant
     options: dict = field(default_factory=dict)  # keyword arguments of the method's function
-    one_cycle: dict = field(default_factory=dict)  # steps, head, test images of SuperLoRA's recipe; else empty
+    one_cycle: dict = field(default_factory=dict)  # of SuperLoRA's recipe, see `stages.fixed`; else empty
     # what SuperLoRA's experiments change (`runs.superlora`), and their tasks with a head that is trained, and frozen
     superlora: dict = field(
         default_factory=lambda: {
@@ -179,7 +179,7 @@ CPU = replace(
         "head_learning_rate": 0.005,
         "weight_decay": 0.0,
         "dtype": "bfloat16",
-        "one_cycle": {"steps": 120, "test": 1000},
+        "one_cycle": {"steps": 120, "head_epochs": 10, "test": 1000},
     },
     methods={
         "linear": {"epochs": 100, "batch_size": 64, "learning_rate": 1e-2, "head_learning_rate": 1e-2},
@@ -231,7 +231,7 @@ SMOKE = replace(
         "learning_rate": 0.05,
         "head_learning_rate": 0.05,
         "weight_decay": 0.0,
-        "one_cycle": {"steps": 4, "test": 32},
+        "one_cycle": {"steps": 4, "head_epochs": 2, "test": 32},
     },
     superlora_tasks={"trained": ("gratings",), "frozen": ("gratings",)},
     methods={},

@@ -44,14 +44,14 @@ def probe(run: Run, recipe: Profile, model, task) -> Outcome:
 def fixed(run: Run, recipe: Profile, model, task) -> Outcome:
     """Train one method with nothing to choose; what is measured is the fused model, where the method can be fused.
 
-    By the recipe's `one_cycle`, where it has one: `head`, "frozen" for one that a linear probe fits on the training images
-    before, and is not trained after; `test`, of how many test images the first are measured.
+    By the recipe's `one_cycle`, where it has one: `head_epochs`, for how many a linear probe fits the head first; `head`,
+    "frozen" for one that is not trained after that; `test`, how many of the test images are measured.
     """
-    frozen = recipe.one_cycle.get("head") == "frozen"
-    if frozen:
-        _fit_head(run, run.profile.for_method("linear"), model, task)
+    if "head_epochs" in recipe.one_cycle:
+        short = replace(run.profile.for_method("linear"), epochs=recipe.one_cycle["head_epochs"], warmup_epochs=0)
+        _fit_head(run, short, model, task)
     net = METHODS[run.method](model, **recipe.options)
-    if frozen:
+    if recipe.one_cycle.get("head") == "frozen":
         for name, parameter in net.named_parameters():
             if "head" in name.split("."):
                 parameter.requires_grad_(False)
