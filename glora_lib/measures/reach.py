@@ -33,12 +33,12 @@ def linear_layers(shapes: Mapping[str, tuple[int, int]]) -> nn.Module:
 
 @torch.no_grad()
 def example(setting: SuperLoRA, shapes: Mapping[str, tuple[int, int]], seed: int = 0) -> SuperLoRAModel:
-    """Return linear layers of these shapes, all adapted by a setting, with every trained number normal of deviation 1."""
+    """Return linear layers of these shapes, all adapted by a setting, with normal numbers in its groups."""
     net = setting.adapt(linear_layers(shapes), [Part(name) for name in shapes], train=())
     generator = torch.Generator().manual_seed(seed)
     for p in net.groups.parameters():
         p.copy_(torch.randn(p.shape, generator=generator, dtype=p.dtype))
-    return net
+    return net.requires_grad_(False)
 
 
 def reach(settings: Mapping[str, SuperLoRA], shapes: Mapping[str, tuple[int, int]]) -> tuple[pd.DataFrame, dict[str, Tensor]]:

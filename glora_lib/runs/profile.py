@@ -97,8 +97,9 @@ class Profile:
         }
     )  # fmt: skip
     superlora_tasks: dict[str, tuple[str, ...]] = field(
-        default_factory=lambda: {"trained": ("cifar", "mnist_m"), "frozen": ("cifar10", "mnist_m")}
+        default_factory=lambda: {"trained": ("cifar", "mnist_m"), "frozen": ("cifar10",)}
     )
+    superlora_settings: tuple[str, ...] = ()  # names in `runs.superlora`; () for all
     # what single methods change
     methods: dict[str, dict] = field(
         default_factory=lambda: {
@@ -135,6 +136,7 @@ class Profile:
         """
         around = ("name", "tasks", "controlled", "few_shot", "shots", "sources", "seeds", "other_seeds", "other_ranks")
         around += ("rates", "methods", "results", "figures", "allow_dirty", "compared", "superlora", "superlora_tasks")
+        around += ("superlora_settings",)
         around += tuple(name for name in ("options", "one_cycle") if not getattr(self, name))
         settings = {name: value for name, value in asdict(self).items() if name not in around}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
@@ -234,6 +236,7 @@ SMOKE = replace(
         "one_cycle": {"steps": 4, "head_epochs": 2, "test": 32},
     },
     superlora_tasks={"trained": ("gratings",), "frozen": ("gratings",)},
+    superlora_settings=("dense", "dense rho=0.1", "LoRA r=1", "LoRA r=3", "2D fold G=1 r=4", "3D r=3", "5D r=4"),
     methods={},
 )
 

@@ -66,9 +66,9 @@ def run(name: str, task: str, profile: Profile, seed: int, head: str = "trained"
 def runs(task: str, profile: Profile, head: str = "trained") -> list[Run]:
     """Return all runs of a task: every setting with the first seed, then those that are repeated with the others."""
     first, *others = profile.seeds
-    names = sorted(SETTINGS, key=lambda name: name not in REPEATED)  # those first
+    names = sorted(profile.superlora_settings or SETTINGS, key=lambda name: name not in REPEATED)  # those first
     found = [run(name, task, profile, first, head) for name in names]
-    return found + [run(name, task, profile, seed, head) for seed in others for name in REPEATED]
+    return found + [run(name, task, profile, seed, head) for seed in others for name in names if name in REPEATED]
 
 
 def recipes(task: str, profile: Profile, seed: int = 0) -> list[Run]:
