@@ -81,9 +81,9 @@ class Profile:
     probability: float = 0.2  # a gene's chance to be drawn again in a mutation
     generations: int = 20
     limit: int | None = 1_000_000  # parameters of a subnet, head excluded
-    # where records and figures go, from the project's root
-    results: str = "data/results"
-    figures: str = "figures/paper"
+    # from the project's root
+    results: str = "data/results"  # where records go
+    figures: str = "figures/paper"  # where the committed figures lie; "" for none
     allow_dirty: bool = False  # read records of uncommitted code
     compared: bool = True  # whether its results are held against the paper's claims
     vtab_folders: bool = True  # where a VTAB-1K task and a packaged one share a name, which of them is meant
@@ -203,7 +203,7 @@ SMOKE = replace(
     generations=2,
     limit=None,
     results="out/smoke/results",
-    figures="out/smoke/figures",
+    figures="",
     allow_dirty=True,
     compared=False,
     vtab_folders=False,
