@@ -31,8 +31,8 @@ test: $(INSTALLED)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	@mkdir -p out
-	$(PY) -m pytest | tee out/pytest.txt
-	$(PY) reproduce.py --profile smoke --compute all
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses 4 --dist loadfile | tee out/pytest.txt
+	$(PY) reproduce.py --profile smoke --compute all --jobs 2
 	@tail -n 1 out/pytest.txt
 
 lab: $(INSTALLED)

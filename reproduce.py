@@ -282,10 +282,11 @@ def main(argv: list[str] | None = None) -> int:
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
     os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # tqdm asks for widgets, which a headless run does not show
 
-    # only some notebooks compute runs
-    computing = {name: value for name in ("workers", "scheduler") if (value := getattr(args, name)) is not None}
+    # what only some notebooks take: the profile's parameters, and how runs are computed
+    some = dict(PROFILES[args.profile].parameters)
+    some |= {name: value for name in ("workers", "scheduler") if (value := getattr(args, name)) is not None}
     start = time.time()
-    given = [parameters | {name: value for name, value in computing.items() if name in declared(path)} for path in notebooks]
+    given = [{name: value for name, value in some.items() if name in declared(path)} | parameters for path in notebooks]
     failed = sum(report(outcome) for _, outcome in outcomes(notebooks, given, args))
 
     from glora_lib.audit import verdicts  # only now: it reads the records that the notebooks have just written

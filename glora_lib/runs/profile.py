@@ -88,6 +88,7 @@ class Profile:
     compared: bool = True  # whether its results are held against the paper's claims
     vtab_folders: bool = True  # where a VTAB-1K task and a packaged one share a name, which of them is meant
     options: dict = field(default_factory=dict)  # keyword arguments of the method's function
+    parameters: dict = field(default_factory=dict)  # what reproduce.py gives notebooks that declare it, instead of their own
     # what single methods change
     methods: dict[str, dict] = field(
         default_factory=lambda: {
@@ -123,7 +124,7 @@ class Profile:
         Options are there where the method has any.
         """
         around = ("name", "tasks", "controlled", "few_shot", "shots", "sources", "seeds", "other_seeds", "other_ranks")
-        around += ("rates", "methods", "results", "figures", "allow_dirty", "compared")
+        around += ("rates", "methods", "results", "figures", "allow_dirty", "compared", "parameters")
         around += () if self.options else ("options",)
         settings = {name: value for name, value in asdict(self).items() if name not in around}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
@@ -207,6 +208,7 @@ SMOKE = replace(
     allow_dirty=True,
     compared=False,
     vtab_folders=False,
+    parameters={"rounds": 1, "batch": 8, "side": 3},  # nothing that it times is read
     methods={},
 )
 
