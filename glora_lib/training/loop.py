@@ -75,7 +75,7 @@ def train(
     loader = DataLoader(data, sampler=batches, batch_size=None, generator=torch.Generator())
     for epoch in range(len(history), recipe.epochs):
         start, losses, images_seen = time.perf_counter(), [], []
-        _train_mode(model)
+        train_mode(model)
         for number, (images, labels) in enumerate(loader):
             _set_rates(optimizer, schedule(epoch + number / len(batches), recipe), recipe)
             if sample is not None:
@@ -230,8 +230,8 @@ def _labels(data: Dataset, batch_size: int) -> torch.Tensor:
     return labels if labels is not None else torch.cat([labels for _, labels in _in_order(data, batch_size)])
 
 
-def _train_mode(model: nn.Module) -> None:
-    """Training mode, but for frozen batch normalisation: its running statistics belong to the pretrained weights."""
+def train_mode(model: nn.Module) -> None:
+    """Set training mode, but for frozen batch normalisation: its running statistics belong to the pretrained weights."""
     model.train()
     for module in model.modules():
         if isinstance(module, BatchNorm) and not any(p.requires_grad for p in module.parameters()):
