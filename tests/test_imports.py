@@ -31,7 +31,7 @@ ROOMS = {
 INSIDE = {
     "glora": ("space fast_linear class_token", "layer search", "model", "score"),
     "superlora": ("fold grouping projection units", "model", "settings", "counts"),
-    "runs": ("profile provenance", "record", "run", "controls stages superlora", "grid", "kept"),
+    "runs": ("profile provenance", "record", "run", "controls stages superlora", "grid plan", "kept"),
     "audit": (
         "sources judge",
         "counts dimensions equations measured protocol superlora superset table1",

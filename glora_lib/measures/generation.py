@@ -1,8 +1,9 @@
 """How good generated digits are: scores on a small digit classifier trained here, and a Fréchet distance on the packaged ViT.
 
-Neither is what its name says in other papers. "Inception score" has no Inception network here but this classifier; SuperLoRA's
-own, by an l1 distance, is in an appendix that is not at hand, so that its form here is our reading. "Fréchet distance" is between
-normal distributions fitted to the ViT's 384 features; with some hundred pictures it is biased upwards, alike for all models.
+Neither is what its name says in other papers. "Inception score" has no Inception network here but this classifier;
+SuperLoRA's own, by an l1 distance, is in an appendix that is not at hand, so that its form here is our reading. "Fréchet
+distance" is between normal distributions fitted to the ViT's 384 features; with some hundred pictures it is biased upwards,
+alike for all models.
 """
 
 from pathlib import Path

@@ -5,7 +5,6 @@ run that goes on from a checkpoint ends as one that was never interrupted.
 """
 
 import math
-import os
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -17,9 +16,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.utils.data import Dataset
 
-from glora_lib.training.loop import TrainingError, backward
+from glora_lib.training import checkpoint as checkpoints
+from glora_lib.training.batch import Gradients, TrainingError
+from glora_lib.training.loop import at
 
 PARTS = 10  # lines of the history of a run
+KEYS = ("parameters", "optimizer", "scheduler", "history")
 
 
 def one_cycle(model: nn.Module, data: Dataset, recipe, *, seed: int = 0, checkpoint: str | Path | None = None) -> list[dict]:
@@ -43,16 +45,20 @@ def one_cycle(model: nn.Module, data: Dataset, recipe, *, seed: int = 0, checkpo
     steps = recipe.one_cycle["steps"]
     optimizer = torch.optim.SGD([group for group, _ in groups], lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     scheduler = OneCycleLR(optimizer, max_lr=[rate for _, rate in groups], total_steps=steps)
-    batches = Batches(len(data), recipe.batch_size, seed)
+    batches, gradients = Batches(len(data), recipe.batch_size, seed), Gradients(model, recipe.dtype)
+    device = next(model.parameters()).device
+    data = at(data, device)
 
     def step(number: int) -> float:
         images, labels = data[batches[number]]
-        return backward(model, images, labels, recipe.dtype)
+        return float(gradients(images.to(device), labels.to(device)))
 
     model.train()
     settings = {"steps": steps, "batch_size": recipe.batch_size, "rates": [rate for _, rate in groups], "seed": seed}
     settings |= {"weight_decay": recipe.weight_decay, "dtype": recipe.dtype, "images": len(data)}
-    history = run_steps(trained, step, optimizer, scheduler, steps, seed=seed, checkpoint=checkpoint, settings=settings)
+    kept = {} if checkpoint is None else {"checkpoint": checkpoint, "settings": settings}
+    kept |= {} if checkpoint is None else {"belongs": checkpoints.belonging(model, data)}
+    history = run_steps(trained, step, optimizer, scheduler, steps, seed=seed, **kept)
     model.eval()
     return history
 
@@ -67,6 +73,7 @@ def run_steps(
     seed: int = 0,
     checkpoint: str | Path | None = None,
     settings: dict | None = None,
+    belongs: dict | None = None,
     clip: float | None = None,
 ) -> list[dict]:
     """Take `steps` steps; return ten dicts: step (the last one), loss (mean since the one before), learning_rate, seconds.
@@ -74,14 +81,15 @@ def run_steps(
     Args:
         step: adds the gradients of step number n to those of `trained` and returns its loss; torch's generator is seeded.
         checkpoint: a file that training goes on from if it exists, written at each of those dicts.
-        settings: what the checkpoint belongs to.
+        settings, belongs: what the checkpoint was made with and for, as in `checkpoint.load`.
         clip: the largest norm of all gradients together.
 
-    Raises TrainingError on a loss that is not finite, and for a checkpoint of other settings.
+    Raises TrainingError on a loss that is not finite, and for a checkpoint of other settings, data or frozen weights.
     """
-    settings, history = settings or {}, []
+    kept, history = {"settings": settings or {}, "belongs": belongs or {}}, []
     if checkpoint is not None and Path(checkpoint).exists():
-        history = _resume(Path(checkpoint), settings, trained, optimizer, scheduler)
+        state = checkpoints.load(Path(checkpoint), **kept, keys=KEYS)
+        history = _restored(Path(checkpoint), state, trained, optimizer, scheduler)
     begun = history[-1]["step"] + 1 if history else 0
     start, losses, ends = time.perf_counter(), [], {math.ceil(steps * part / PARTS) - 1 for part in range(1, PARTS + 1)}
     for number in range(begun, steps):
@@ -103,7 +111,9 @@ def run_steps(
             history.append({"step": number, "loss": sum(losses) / len(losses), "learning_rate": rate, "seconds": seconds})
             start, losses = time.perf_counter(), []
             if checkpoint is not None:
-                _save(Path(checkpoint), settings, trained, optimizer, scheduler, history)
+                parameters = {name: p.detach() for name, p in trained.items()}
+                going_on = {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(), "history": history}
+                checkpoints.write(Path(checkpoint), kept | going_on | {"parameters": parameters})
     return history
 
 
@@ -123,29 +133,10 @@ class Batches:
         return [self.order(place // self.examples)[place % self.examples] for place in places]
 
 
-def _save(path: Path, settings: dict, trained, optimizer, scheduler, history) -> None:
-    state = {
-        "settings": settings,
-        "parameters": {name: p.detach() for name, p in trained.items()},
-        "optimizer": optimizer.state_dict(),
-        "scheduler": scheduler.state_dict(),
-        "history": history,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f"{path.suffix}.{os.getpid()}.tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
-
-
-def _resume(path: Path, settings: dict, trained, optimizer, scheduler) -> list[dict]:
+def _restored(path: Path, state: dict, trained, optimizer: Optimizer, scheduler: LRScheduler) -> list[dict]:
     """Put everything back as it was when the checkpoint was written; return the history so far."""
-    try:
-        state = torch.load(path, weights_only=True)
-    except Exception as error:
-        raise TrainingError(f"the checkpoint {path} cannot be read ({error}); delete it to start again") from error
-    shapes = {name: p.shape for name, p in trained.items()}
-    if state["settings"] != settings or {name: p.shape for name, p in state["parameters"].items()} != shapes:
-        raise TrainingError(f"the checkpoint {path} was made with other settings or parameters; delete it or restore them")
+    if {name: p.shape for name, p in state["parameters"].items()} != {name: p.shape for name, p in trained.items()}:
+        raise TrainingError(f"the checkpoint {path} holds other parameters than this model trains; delete it or adapt alike")
     with torch.no_grad():
         for name, p in trained.items():
             p.copy_(state["parameters"][name])
