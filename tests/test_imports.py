@@ -29,7 +29,7 @@ ROOMS = {
 }
 # inside a large room, a module imports from the lines above its own
 INSIDE = {
-    "glora": ("space fast_linear class_token", "layer search", "model", "score"),
+    "glora": ("space fast_linear class_token", "layer search", "masked model", "generation", "score"),
     "superlora": ("fold grouping projection units", "model", "settings", "counts"),
     "runs": ("profile provenance", "record", "run", "controls stages superlora", "grid plan", "kept"),
     "audit": (

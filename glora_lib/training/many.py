@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, Dataset, RandomSampler
 
 from glora_lib.training import checkpoint as checkpoints
+from glora_lib.training import deadline
 from glora_lib.training.batch import TrainingError, autocast, check_labels, full
 from glora_lib.training.device import generator_state
 from glora_lib.training.flat_adamw import FlatAdamW
@@ -26,10 +27,6 @@ from glora_lib.training.stacked import Form, Stack, Unsuited
 
 ALIKE = ("epochs", "batch_size", "update_unsampled", "dtype", "weight_decay")  # what the recipes of a program have in common
 PAUSE = 30.0  # seconds between checkpoints on a GPU, where an epoch takes less than writing one
-
-
-class OutOfTime(Exception):
-    """Training stopped at its deadline; it goes on from its checkpoint."""
 
 
 @runtime_checkable
@@ -57,7 +54,6 @@ def train_many(
     seeds: Sequence[int],
     choices: Choices | None = None,
     checkpoint: str | Path | None = None,
-    deadline: float | None = None,
 ) -> list[list[dict]]:
     """Train the models together, each on its own data; return each one's history, as `loop.train` does.
 
@@ -66,27 +62,24 @@ def train_many(
         recipes: as for `loop.train`, one a run; `ALIKE` says what they must share.
         choices: for supernets, which sample a configuration a step.
         checkpoint: a file that all go on from together, written every epoch (on a GPU at most every half minute).
-        deadline: a time of `time.monotonic` after which no epoch begins; then OutOfTime is raised, with everything so far in
-            the checkpoint.
 
-    Raises Unsuited where the runs cannot be one program, and TrainingError as `loop.train`.
+    Raises Unsuited where the runs cannot be one program, TrainingError as `loop.train`, and OutOfTime after an epoch when the
+    deadline has passed (`deadline.until`) and there is a checkpoint.
     """
     program = _Program(models, data, recipes, seeds, choices)
     if checkpoint is not None and Path(checkpoint).exists():
         program.resume(Path(checkpoint))
     saved = time.monotonic()
     while program.epoch < recipes[0].epochs:
-        late = deadline is not None and time.monotonic() > deadline
-        last = program.epoch + 1 == recipes[0].epochs
-        if late and checkpoint is None:
-            raise OutOfTime(f"{program.epoch} of {recipes[0].epochs} epochs were trained when time was up; nothing is kept")
-        if late:
-            program.save(Path(checkpoint))
-            raise OutOfTime(f"{program.epoch} of {recipes[0].epochs} epochs are trained and kept in {checkpoint}")
         program.train_epoch()
-        if checkpoint is not None and (last or program.device.type == "cpu" or time.monotonic() - saved > PAUSE):
+        if checkpoint is None:
+            continue
+        last, late = program.epoch == recipes[0].epochs, deadline.passed()
+        if last or late or program.device.type == "cpu" or time.monotonic() - saved > PAUSE:
             program.save(Path(checkpoint))
             saved = time.monotonic()
+        if not last:
+            deadline.check(f"{program.epoch} of {recipes[0].epochs} epochs of {len(models)} runs are kept in {checkpoint}")
     program.stack.give_back(models)
     for model in models:
         model.eval()

@@ -14,8 +14,10 @@ from glora_lib.glora.model import AdaptedModel, adapt
 from glora_lib.glora.space import Space
 from glora_lib.methods import METHODS
 from glora_lib.runs.profile import SMOKE
+from glora_lib.training import deadline
+from glora_lib.training.deadline import OutOfTime
 from glora_lib.training.loop import train
-from glora_lib.training.many import OutOfTime, train_many
+from glora_lib.training.many import train_many
 from glora_lib.training.stacked import Unsuited
 
 CLASSES, SEEDS, RATES = (3, 5, 4), (0, 1, 2), (1e-3, 3e-3, 2e-3)
@@ -142,25 +144,18 @@ def test_a_run_is_the_same_in_any_company():
     assert_same(joint[:1], alone, together(joint, data(), recipes())[:1], together(alone, data(runs=1), recipes(1)), 1e-9)
 
 
-def stop_after(epochs: int, monkeypatch) -> None:
-    """Let the clock pass the deadline after some epochs."""
-    ticks = iter([*[0.0] * (1 + 2 * epochs), *[2.0] * 1000])
-    monkeypatch.setattr("glora_lib.training.many.time.monotonic", lambda: next(ticks))
-
-
 @pytest.mark.parametrize("method", ["glora", "lora"])
-def test_out_of_time_keeps_everything_and_goes_on_to_the_same_end(method, tmp_path, monkeypatch):
-    whole, halves = models(method), models(method)
+def test_out_of_time_keeps_everything_and_goes_on_to_the_same_end(method, tmp_path):
+    whole, halves, again = models(method), models(method), models(method)
     expected = together(whole, data(), recipes())
     path = tmp_path / "many.pt"
-    with monkeypatch.context() as patch:
-        stop_after(1, patch)
-        with pytest.raises(OutOfTime, match=r"\d of 3 epochs are trained and kept in .*many.pt"):
-            together(halves, data(), recipes(), checkpoint=path, deadline=1.0)
-    again = models(method)
+    with deadline.until(0.0), pytest.raises(OutOfTime, match="time is up: 1 of 3 epochs of 3 runs are kept in .*many.pt"):
+        together(halves, data(), recipes(), checkpoint=path)
     histories = together(again, data(), recipes(), checkpoint=path)
     assert_same(again, whole, histories, expected, 1e-12)
     assert [file.name for file in tmp_path.iterdir()] == ["many.pt"]
+    with deadline.until(0.0):  # what is finished is no longer held up
+        assert together(models(method), data(), recipes(), checkpoint=path) == histories
 
 
 def test_what_cannot_be_one_program_says_why():
