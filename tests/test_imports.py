@@ -20,7 +20,7 @@ ROOMS = {
     "glora": {"training"},
     "superlora": set(),
     "methods": {"glora", "superlora"},
-    "runs": {"backbones", "data", "glora", "methods", "paths", "runs.profile", "training"},
+    "runs": {"backbones", "data", "glora", "methods", "paths", "runs.profile", "superlora", "training"},
     "recompute": {"data", "runs", "runs.profile"},
     "measures": {"backbones", "data", "glora", "methods", "paths", "runs", "runs.profile", "superlora", "training"},
     "benchmark": {"backbones", "data", "glora", "measures", "methods", "paths", "runs", "runs.profile", "training"},
@@ -31,7 +31,10 @@ ROOMS = {
 INSIDE = {
     "glora": ("space fast_linear class_token", "layer search", "masked model", "generation", "score"),
     "superlora": ("fold grouping projection units", "model", "settings", "counts"),
-    "runs": ("profile provenance", "record", "run", "controls stages superlora", "grid plan", "kept"),
+    "runs": (
+        *("profile provenance", "record transfer_profile", "run", "controls stages superlora image_generation"),
+        *("grid plan", "kept"),
+    ),
     "audit": (
         "sources judge",
         "counts dimensions equations measured protocol superlora superset table1",

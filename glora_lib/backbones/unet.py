@@ -57,7 +57,7 @@ def load_unet(path: Path = SOURCE) -> UNet:
     Raises BackboneError for a file that is missing or does not fit.
     """
     if not path.exists():
-        raise BackboneError(f"there is no {path.name}; train it with runs.image_generation.source, or restore it")
+        raise BackboneError(f"there is no {path.name}; make it with runs.image_generation.prepare, or restore it")
     model = UNet()
     try:
         model.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})

@@ -9,6 +9,7 @@ from glora_lib.paths import CACHE
 from glora_lib.runs.profile import Profile
 from glora_lib.runs.provenance import commit
 from glora_lib.runs.record import Record, RecordError, folder
+from glora_lib.runs.transfer_profile import TransferProfile
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,13 @@ class Run:
     experiment: str
     task: str
     method: str
-    profile: Profile
+    profile: Profile | TransferProfile
     seed: int = 0
     label: str = ""
     targets: tuple[str, ...] = ()
 
     @property
-    def recipe(self) -> Profile:
+    def recipe(self) -> Profile | TransferProfile:
         """The profile as the method uses it."""
         return self.profile.for_method(self.method)
 
