@@ -44,7 +44,7 @@ REPEATED = (
 )
 # what recipes are compared on, by validation images alone: one of each kind of unit
 PROBES = ("dense", "LoRA r=3", "2D fold G=1 r=4", "3D r=8")
-RATES = (0.02, 0.05, 0.1)
+RATES = (0.003, 0.01, 0.03)
 
 
 def experiment(head: str) -> str:

@@ -36,7 +36,7 @@ def test_runs_are_named_after_their_settings_and_have_one_recipe():
     recipes_of = [{k: v for k, v in one.recipe.settings().items() if k != "options"} for one in found]
     assert all(recipe == recipes_of[0] for recipe in recipes_of)
     assert {one.experiment for one in found} == {"superlora_trained_head"}
-    assert {one.recipe.learning_rate for one in recipes("cifar", CPU)} == {0.02, 0.05, 0.1}
+    assert {one.recipe.learning_rate for one in recipes("cifar", CPU)} == {0.003, 0.01, 0.03}
     assert {one.experiment for one in recipes("cifar", CPU)} == {"superlora_recipe"}
 
 
