@@ -32,7 +32,7 @@ INSIDE = {
     "glora": ("space fast_linear class_token", "layer search", "masked model", "generation", "score"),
     "superlora": ("fold grouping projection units", "model", "settings", "counts"),
     "runs": (
-        *("profile provenance", "record transfer_profile", "run", "controls stages superlora image_generation"),
+        *("profile provenance", "record transfer_profile", "run", "controls stages superlora image_generation text_generation"),
         *("grid plan", "kept"),
     ),
     "audit": (

@@ -20,6 +20,7 @@ FAMILIES = (  # what a setting's name begins or ends with -> the family that a f
     ("LoKr", "LoKr"),
     ("LoNKr", "LoNKr"),
     ("LoTR", "LoTR"),
+    ("source", "source"),
 )
 
 
@@ -45,6 +46,14 @@ SENTENCES = {
 }
 
 
+# Of generated digits, in hundredths of the l1 score; the settings are those of `runs.image_generation`.
+IMAGES = {
+    "dense-best": Sentence("dense has the best score", "dense", "LoRA r=1"),
+    "group-1": Sentence("2D, G = 1 ahead of LoRA at few parameters", "2D fold G=1 r=4", "LoRA r=1"),
+    "more-splits": Sentence("a third split, at few parameters, no worse", "LoNKr K=3 side=6 r=4", "LoKr K=2 side=6 r=4"),
+}
+
+
 def named(label: str) -> str:
     """Return the name of a setting from a record's label."""
     return label.replace("_", " ")
@@ -56,25 +65,33 @@ def family(name: str) -> str:
     return found if found.startswith("dense") or ("rho" not in name and "shuffled" not in name) else "2D, projected"
 
 
-def points(records: pd.DataFrame, metric: str = "test") -> pd.DataFrame:
-    """Return a row per task and setting: family, parameters (trained, without head), mean and sd in percent, n, n_test."""
+def points(records: pd.DataFrame, metric: str = "test", times: float = 100) -> pd.DataFrame:
+    """Return a row per task and setting: family, parameters (trained, without head), mean and sd, n, n_test.
+
+    `times` is what the metric is multiplied with: 100 makes percent.
+    """
     columns = ["task", "name", "family", "parameters", "mean", "sd", "n", "n_test"]
     if records.empty:
         return pd.DataFrame(columns=columns)
-    percent = records.assign(name=records["method"].map(named), percent=100 * records[metric])
-    groups = percent.groupby(["task", "name"], sort=False)
+    counted = next(name for name in ("n_test", "n_pictures", "n_held_out") if name in records)
+    values = records.assign(name=records["method"].map(named), value=times * records[metric])
+    groups = values.groupby(["task", "name"], sort=False)
     table = groups.agg(
-        parameters=("trained", "first"), mean=("percent", "mean"), sd=("percent", "std"), n=("percent", "size"),
-        n_test=("n_test", "first"),
+        parameters=("trained", "first"), mean=("value", "mean"), sd=("value", "std"), n=("value", "size"),
+        n_test=(counted, "first"),
     ).reset_index()  # fmt: skip
     return table.assign(family=table["name"].map(family))[columns]
 
 
-def front(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of `points` that no row with as few or fewer parameters equals or beats, by parameters."""
-    ordered = table.sort_values(["parameters", "mean"], ascending=[True, False])
-    best = ordered["mean"].cummax().shift(fill_value=-np.inf)
-    return ordered[ordered["mean"] > best]
+def front(table: pd.DataFrame, larger: bool = True) -> pd.DataFrame:
+    """Return the rows of `points` that no row with as few or fewer parameters equals or beats, by parameters.
+
+    `larger`: whether a larger mean is the better one.
+    """
+    sign = 1 if larger else -1
+    ordered = table.assign(score=sign * table["mean"]).sort_values(["parameters", "score"], ascending=[True, False])
+    best = ordered["score"].cummax().shift(fill_value=-np.inf)
+    return ordered[ordered["score"] > best].drop(columns="score")
 
 
 def times_fewer(table: pd.DataFrame, against: str = "LoRA") -> pd.DataFrame:

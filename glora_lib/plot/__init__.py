@@ -3,4 +3,4 @@
 from glora_lib.plot.explain import configuration, contact_sheet, embeddings, matrices, sizes, storage, tally
 from glora_lib.plot.results import bars, generations, heat_table, interval_panels, intervals, lines, panels, ratios, shares
 from glora_lib.plot.style import GREYSAFE, save
-from glora_lib.plot.superlora import fronts, groups, spectra, tensors
+from glora_lib.plot.superlora import fronts, groups, spectra, strips, tensors

@@ -23,6 +23,7 @@ MARKS = {  # family -> marker, colour, whether filled: thirteen that stay apart 
     "LoKr": ("X", 4, False),
     "LoNKr": ("d", 4, True),
     "LoTR": (">", 1, True),
+    "source": ("*", 4, False),
 }
 
 
@@ -58,10 +59,13 @@ def groups(panels: Mapping[str, np.ndarray], weights: int) -> Figure:
     return finish(figure, spines=False)
 
 
-def fronts(tables: Mapping[str, pd.DataFrame], frontier: Mapping[str, pd.DataFrame], *, y: str, columns: int = 1) -> Figure:
+def fronts(
+    tables: Mapping[str, pd.DataFrame], frontier: Mapping[str, pd.DataFrame], *, y: str, columns: int = 1,
+    lines: Mapping[str, float] | None = None,
+) -> Figure:  # fmt: skip
     """Return a panel per name: every point of `measures.efficiency.points`, whiskers of one sd where n > 1, the front a line.
 
-    Parameters are on a logarithmic axis. A table needs the columns family, parameters, mean, sd and n.
+    Parameters are on a logarithmic axis. A table needs the columns family, parameters, mean, sd and n. `lines` are drawn level.
     """
     columns = min(columns, len(tables))
     rows = -(-len(tables) // columns)
@@ -76,6 +80,8 @@ def fronts(tables: Mapping[str, pd.DataFrame], frontier: Mapping[str, pd.DataFra
                 part["parameters"], part["mean"], yerr=part["sd"].fillna(0), fmt=marker, color=color, label=family,
                 markerfacecolor=color if filled else "white", markersize=8 if marker == "*" else 6, elinewidth=0.8, capsize=2,
             )  # fmt: skip
+        for number, (name, level) in enumerate((lines or {}).items()):
+            axes.axhline(level, color="0.3", linestyle=(":", "--")[number % 2], linewidth=1, label=name)
         seeds = "/".join(map(str, sorted(table["n"].unique())))
         axes.set(xscale="log", xlabel="trained parameters, head excluded", ylabel=y)
         axes.set_title(f"{title}, n = {seeds} seeds", fontsize=9)
@@ -85,6 +91,17 @@ def fronts(tables: Mapping[str, pd.DataFrame], frontier: Mapping[str, pd.DataFra
     handles = {name: handle for found in legends for handle, name in zip(*found, strict=True)}
     figure.legend(handles.values(), handles.keys(), frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return finish(figure)
+
+
+def strips(rows: Mapping[str, np.ndarray]) -> Figure:
+    """Return pictures side by side, (height, width, 3) uint8, a row a name."""
+    figure, grid = plt.subplots(len(rows), 1, figsize=(5.2, 0.56 * len(rows)), squeeze=False)
+    for axes, (name, strip) in zip(grid[:, 0], rows.items(), strict=True):
+        axes.imshow(strip, interpolation="nearest")
+        axes.set(xticks=[], yticks=[])
+        axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=7)
+    figure.subplots_adjust(hspace=0.05)
+    return finish(figure, spines=False)
 
 
 def spectra(values: Mapping[str, Sequence[float]], *, y: str) -> Figure:

@@ -87,17 +87,17 @@ def prepare(profile: ImageProfile) -> Record:
     A training that was interrupted goes on where it was.
     """
     start = time.perf_counter()
-    train = dataset(*for_generation(profile.source)["train"])
+    train = digits(profile.source)["train"]
     model = unets.new_unet().to(device())
     losses = _denoise(model, train, profile.source_steps, profile.source_batch, profile.source_rate, 0, "source.pt")
     digest = unets.save_unet(model)
     seconds = time.perf_counter() - start
-    plain, held_out = (dataset(*part) for part in for_generation("mnist").values())
+    plain, held_out = digits("mnist").values()
     classifier = _train_classifier(plain)
     right = float((classifier(held_out[0]).argmax(1) == held_out[1]).double().mean())
     half = len(held_out[0]) // 2
     metrics = {"classifier_accuracy": right, "n_held_out": len(held_out[1]), "held_out_loss": held_out_loss(model, held_out)}
-    apart = frechet(vit_features(plain[0][:half]), _reference())
+    apart = frechet(vit_features(plain[0][:half]), _reference(profile.held_out))
     settings = {name: getattr(profile, name) for name in ("source", "source_steps", "source_batch", "source_rate")}
     settings |= {"unet_sha256": digest, "classifier_sha256": sha256(classifiers.CLASSIFIER)}
     return Record(
@@ -114,7 +114,7 @@ def execute(run: Run) -> Record:
     random = recipe.model != "unet"
     model = (unets.new_unet() if random else unets.load_unet()).to(place)
     classifier = (classifiers.new_classifier() if random else classifiers.load_classifier()).eval()
-    train, held_out = (dataset(*part) for part in for_generation("mnist").values())
+    train, held_out = digits("mnist").values()
     held_out = tuple(part[: recipe.held_out] for part in held_out)
     torch.manual_seed(run.seed)
     history, trained, plain = [], 0, model
@@ -131,7 +131,7 @@ def execute(run: Run) -> Record:
         sampling = {"steps": recipe.sampling_steps, "guidance": recipe.guidance, "seed": run.seed}
         pictures = sample(plain, labels, (3, 28, 28), unets.NONE, **sampling)
         metrics |= scores(classifier, pictures, labels) | {"n_pictures": recipe.pictures}
-        metrics["frechet"] = frechet(vit_features(pictures), _reference())
+        metrics["frechet"] = frechet(vit_features(pictures), _reference(recipe.held_out))
         shown = as_png(pictures[:SHOWN])
     settings = recipe.settings() | {"unet_sha256": "random" if random else sha256(unets.SOURCE)}
     cost = {"seconds_train": sum(part["seconds"] for part in history), "seconds_sample": time.perf_counter() - start}
@@ -143,9 +143,14 @@ def execute(run: Run) -> Record:
     )  # fmt: skip
 
 
-def dataset(images: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Return uint8 images (n, h, w, 3) as pictures (n, 3, h, w) between -1 and 1, and their labels."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1, torch.as_tensor(labels, dtype=torch.int64)
+@cache
+def digits(kind: str) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return `for_generation` as pictures (n, 3, 28, 28) between -1 and 1 and labels; read-only, since it is kept."""
+    found = {}
+    for part, (images, labels) in for_generation(kind).items():
+        pictures = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+        found[part] = pictures, torch.as_tensor(labels, dtype=torch.int64)
+    return found
 
 
 @torch.no_grad()
@@ -183,9 +188,9 @@ def from_png(text: str) -> np.ndarray:
 
 
 @cache
-def _reference() -> Tensor:
-    """The ViT's features of the held-out digits, which generated ones are compared with."""
-    return vit_features(dataset(*for_generation("mnist")["held_out"])[0])
+def _reference(number: int) -> Tensor:
+    """The ViT's features of the first held-out digits, which generated ones are compared with."""
+    return vit_features(digits("mnist")["held_out"][0][:number])
 
 
 def _denoise(model, data, steps: int, batch_size: int, rate: float, seed: int, checkpoint) -> list[dict]:

@@ -66,9 +66,10 @@ class TextProfile(TransferProfile):
     smoothing: float = 0.1  # of labels
     train: int | None = None  # references, the first after a shuffle; None for all
     held_out: int = 100  # references of the development set whose loss is reported
-    test: int | None = None  # meaning representations of the test set; None for all 630
     new_tokens: int = 64
-    beams: tuple[int, ...] = (10, 1)
+    meteor: bool = True
+    # beams -> how many of the test's meaning representations are answered with so many; None for all 630
+    beams: dict[str, int | None] = field(default_factory=lambda: {"10": None, "1": None})
     length_penalty: float = 0.9
     no_repeat: int = 4  # tokens in a row that do not come twice
 
@@ -78,7 +79,7 @@ IMAGES_PAPER = ImageProfile(
 )
 IMAGES_CPU = replace(
     IMAGES_PAPER, name="cpu", source="mnist_m", source_steps=2000, source_batch=48, steps=150, batch_size=32, pictures=300,
-    learning_rate=3e-3, repeated=("dense", "LoRA r=4", "2D fold G=1 r=4", "LoNKr K=3 side=6 r=4"),
+    learning_rate=3e-3, repeated=("dense", "LoRA r=1", "2D fold G=1 r=4", "LoKr K=2 side=6 r=4", "LoNKr K=3 side=6 r=4"),
 )  # fmt: skip
 IMAGES_SMOKE = replace(
     IMAGES_CPU, name="smoke", model="unet, random", source_steps=2, steps=2, batch_size=4, pictures=20, held_out=20,
@@ -88,3 +89,19 @@ IMAGES = {
     profile.name: profile
     for profile in (IMAGES_SMOKE, IMAGES_CPU, replace(IMAGES_PAPER, name="gpu", source="mnist_m"), IMAGES_PAPER)
 }
+
+TEXTS_PAPER = TextProfile(
+    "paper", "gpt2-medium", (), repeated=("FT Wq Wv", "LoRA r=4", "SuperLoRA r=9"), steps=5 * 42_061 // 8, batch_size=8,
+    learning_rate=2e-4, weight_decay=0.01,
+)  # fmt: skip
+TEXTS_CPU = replace(
+    TEXTS_PAPER, name="cpu", model="smollm2_135m_instruct", steps=20, train=160, held_out=32, warmup=4, learning_rate=2e-3,
+    dtype="bfloat16", new_tokens=48, beams={"1": 40, "10": 16}, rates=(5e-4, 2e-3),
+)  # fmt: skip
+TEXTS_SMOKE = replace(
+    TEXTS_CPU, name="smoke", model="random", names=("FT Wq Wv", "LoRA r=1"), repeated=("LoRA r=1",), seeds=(0,), steps=2,
+    batch_size=4, warmup=1, dtype="float32", new_tokens=8, beams={"1": 2, "10": 1},
+    meteor=False,
+)  # fmt: skip
+TEXTS_GPU = replace(TEXTS_PAPER, name="gpu", model="smollm2_135m_instruct", dtype="bfloat16")
+TEXTS = {profile.name: profile for profile in (TEXTS_SMOKE, TEXTS_CPU, TEXTS_GPU, TEXTS_PAPER)}

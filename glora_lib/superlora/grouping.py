@@ -16,10 +16,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of a module's weight that are adapted: from the first to before the last, or all of them."""
+    """Rows of a module's weight that are adapted: from the first to before the last, or all of them.
+
+    `axis` 1 takes columns instead, as GPT-2 has its weights with the outputs last.
+    """
 
     module: str
     rows: tuple[int, int] | None = None
+    axis: int = 0
 
     @property
     def layer(self) -> str:
@@ -99,14 +103,16 @@ class Grouping:
 def queries_and_values(shapes: Mapping[str, Sequence[int]]) -> list[Part]:
     """Return the queries and values among the layers of these names and weight shapes, layer by layer.
 
-    A layer `qkv` is taken for queries, keys and values of equal width in one, as timm's; otherwise layers `q_proj`, `query`,
-    `to_q` and `v_proj`, `value`, `to_v`. Raises ValueError where there is none.
+    A layer `qkv` is taken for queries, keys and values of equal width in one, as timm's, and so is `c_attn`, as GPT-2's; other
+    names are `q_proj`, `query`, `to_q` and `v_proj`, `value`, `to_v`. Raises ValueError where there is none.
     """
     parts = []
-    for name, (rows, *_) in shapes.items():
+    for name, shape in shapes.items():
         last = name.rpartition(".")[2]
-        if last == "qkv":
-            parts += [Part(name, (0, rows // 3)), Part(name, (2 * rows // 3, rows))]
+        if last in ("qkv", "c_attn"):
+            axis = int(last == "c_attn")
+            width = shape[axis] // 3
+            parts += [Part(name, (0, width), axis), Part(name, (2 * width, 3 * width), axis)]
         elif last in ("q_proj", "query", "to_q", "v_proj", "value", "to_v"):
             parts.append(Part(name))
     if not parts:
@@ -118,11 +124,13 @@ def _shape(part: Part, shapes: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
     """Return the shape of a part of a weight."""
     if part.module not in shapes:
         raise ValueError(f"no weight of {part.module!r} to adapt; there are: {', '.join(list(shapes)[:6]) or 'none'}")
-    rows, *others = shapes[part.module]
-    start, stop = part.rows or (0, rows)
-    if not 0 <= start < stop <= rows:
-        raise ValueError(f"rows {start} to {stop} do not lie in the weight of {part.module!r}, which has {rows}")
-    return (stop - start, *others)
+    shape = list(shapes[part.module])
+    start, stop = part.rows or (0, shape[part.axis])
+    if not 0 <= start < stop <= shape[part.axis]:
+        what = "columns" if part.axis else "rows"
+        raise ValueError(f"{what} {start} to {stop} do not lie in the weight of {part.module!r}, which has {shape[part.axis]}")
+    shape[part.axis] = stop - start
+    return tuple(shape)
 
 
 def _check_apart(parts: Sequence[Part]) -> None:

@@ -47,11 +47,9 @@ class SuperLoRAModel(nn.Module):
         for part, change in zip(self.grouping.parts, self.changes(), strict=True):
             name = f"{part.module}.weight"
             weight = weights.get(name, self.model.get_parameter(name))
-            start, stop = part.rows or (0, len(weight))
-            whole = (start, stop) == (0, len(weight))
-            weights[name] = (
-                weight + change if whole else torch.cat([weight[:start], weight[start:stop] + change, weight[stop:]])
-            )
+            start, stop = part.rows or (0, weight.shape[part.axis])
+            before, own, after = weight.tensor_split((start, stop), dim=part.axis)
+            weights[name] = torch.cat([before, own + change, after], dim=part.axis)
         return weights
 
     def forward(self, *args, **kwargs):

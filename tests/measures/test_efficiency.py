@@ -36,10 +36,10 @@ def test_every_setting_has_a_family():
 
 
 def test_the_front_is_what_nothing_smaller_equals():
-    table = points(records(a__LoRA=(1, [0.1])).assign(method="LoRA_a"))
     rows = [("LoRA a", 5, 50.0), ("3D b", 2, 40.0), ("2D c", 2, 30.0), ("4D d", 7, 50.0), ("dense", 9, 51.0), ("5D e", 6, 10.0)]
     table = pd.DataFrame(rows, columns=["name", "parameters", "mean"])
     assert front(table)["name"].tolist() == ["3D b", "LoRA a", "dense"]
+    assert front(table, larger=False)["name"].tolist() == ["2D c", "5D e"]
 
 
 def test_times_fewer_names_the_smallest_that_is_as_good():

@@ -9,7 +9,7 @@ from glora_lib.backbones import unet as unets
 from glora_lib.backbones.digits import load_classifier, new_classifier, save_classifier
 from glora_lib.backbones.files import BackboneError
 from glora_lib.data.digits import for_generation
-from glora_lib.runs.image_generation import SETTINGS, as_png, dataset, execute, from_png, run, runs
+from glora_lib.runs.image_generation import SETTINGS, as_png, digits, execute, from_png, run, runs
 from glora_lib.runs.record import Record
 from glora_lib.runs.transfer_profile import IMAGES
 from glora_lib.superlora import PRESETS, Part
@@ -116,9 +116,9 @@ def test_pictures_fit_into_a_record():
     assert back.shape == (28, 280, 3)
     row = ((torch.cat(list(pictures), dim=2) + 1) * 127.5).round().permute(1, 2, 0)
     assert np.abs(back - row.numpy()).max() <= 1
-    images, labels = dataset(np.full((2, 28, 28, 3), 255, np.uint8), np.array([3, 4]))
-    assert images.max() == 1
-    assert labels.tolist() == [3, 4]
+    images, labels = digits("mnist")["held_out"]
+    assert (images.shape, images.min(), images.max()) == ((1000, 3, 28, 28), -1, 1)
+    assert labels.tolist() == for_generation("mnist")["held_out"][1].tolist()
 
 
 def test_files_of_weights_come_back_and_what_does_not_fit_says_so(tmp_path, unet):
@@ -153,6 +153,6 @@ def test_a_run_leaves_a_record_and_adapts_nothing_else():
 
 def test_runs_are_the_source_every_setting_and_the_repeated_ones():
     found = runs(IMAGES["cpu"])
-    assert len(found) == 1 + len(SETTINGS) + 2 * 4 == len({one.id for one in found})
+    assert len(found) == 1 + len(SETTINGS) + 2 * 5 == len({one.id for one in found})
     assert len(found) >= 20
     assert set(IMAGES["cpu"].repeated) <= set(SETTINGS)

@@ -61,6 +61,25 @@ def test_any_weights_of_any_model_are_changed_and_fused_back(setting):
         torch.testing.assert_close(fused.get_submodule(part.module).weight, before[f"{part.module}.weight"] + change)
 
 
+def gpt2() -> nn.Module:
+    """Return a tiny GPT-2, whose weights have the outputs last, and queries, keys and values in one."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=4)).double().eval()
+
+
+@torch.no_grad()
+def test_gpt_2_s_queries_and_values_are_columns():
+    model, tokens = gpt2(), torch.arange(12).view(2, 6)
+    net = move(SuperLoRA.lora(r=2).adapt(model, queries_and_values(shapes_of(model)), train=()), by=0.3)
+    weight = net.weights()["transformer.h.1.attn.c_attn.weight"] - model.transformer.h[1].attn.c_attn.weight
+    assert [bool(part.any()) for part in weight.chunk(3, dim=1)] == [True, False, True]
+    A, B = net.groups[2].unit.factors
+    torch.testing.assert_close(weight[:, :32], A @ B.T, rtol=0, atol=1e-12)
+    torch.testing.assert_close(fuse(net)(input_ids=tokens).logits, net(input_ids=tokens).logits, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("setting", [SuperLoRA.dense(), SuperLoRA.lora(r=2), SuperLoRA.lorta(r=2, order=3)], ids=str)
 @torch.no_grad()
 def test_a_language_model_is_a_model_too(setting):
