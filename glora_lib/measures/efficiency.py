@@ -42,7 +42,6 @@ SENTENCES = {
     "hill": Sentence("at 5D's large cores a lower order is better", "2D fold G=1 r=2", "5D r=6"),
     "ratio": Sentence("dense, 90 % fewer numbers before F: less than a point lost", "dense rho=0.1", "dense", 1.0),
     "worse-than-lora": Sentence("dense projected to a tenth worse than LoRA", "LoRA r=16", "dense rho=0.1"),
-    "projection": Sentence("projected better than not at equal parameters", "2D fold G=1 r=8 rho=0.1", "2D fold G=1 r=2"),
 }
 
 

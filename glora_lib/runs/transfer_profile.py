@@ -78,7 +78,7 @@ IMAGES_PAPER = ImageProfile(
     "paper", "unet", (), source="svhn", source_steps=50_000, source_batch=128, steps=5000, pictures=5000
 )
 IMAGES_CPU = replace(
-    IMAGES_PAPER, name="cpu", source="mnist_m", source_steps=2000, source_batch=48, steps=150, batch_size=32, pictures=300,
+    IMAGES_PAPER, name="cpu", source="mnist_m", source_steps=1200, source_batch=32, steps=100, batch_size=24, pictures=200,
     learning_rate=3e-3, repeated=("dense", "LoRA r=1", "2D fold G=1 r=4", "LoKr K=2 side=6 r=4", "LoNKr K=3 side=6 r=4"),
 )  # fmt: skip
 IMAGES_SMOKE = replace(
@@ -95,8 +95,8 @@ TEXTS_PAPER = TextProfile(
     learning_rate=2e-4, weight_decay=0.01,
 )  # fmt: skip
 TEXTS_CPU = replace(
-    TEXTS_PAPER, name="cpu", model="smollm2_135m_instruct", steps=20, train=160, held_out=32, warmup=4, learning_rate=2e-3,
-    dtype="bfloat16", new_tokens=48, beams={"1": 40, "10": 16}, rates=(5e-4, 2e-3),
+    TEXTS_PAPER, name="cpu", model="smollm2_135m_instruct", steps=12, train=96, held_out=24, warmup=2, learning_rate=2e-3,
+    dtype="bfloat16", new_tokens=48, beams={"1": 24, "10": 8}, rates=(5e-4, 2e-3),
 )  # fmt: skip
 TEXTS_SMOKE = replace(
     TEXTS_CPU, name="smoke", model="random", names=("FT Wq Wv", "LoRA r=1"), repeated=("LoRA r=1",), seeds=(0,), steps=2,
