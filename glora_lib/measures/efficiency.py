@@ -21,6 +21,9 @@ FAMILIES = (  # what a setting's name begins or ends with -> the family that a f
     ("LoNKr", "LoNKr"),
     ("LoTR", "LoTR"),
     ("source", "source"),
+    ("base", "source"),
+    ("FT Wq Wv", "dense"),
+    ("SuperLoRA", "2D, reshaped"),
 )
 
 
@@ -50,6 +53,14 @@ IMAGES = {
     "dense-best": Sentence("dense has the best score", "dense", "LoRA r=1"),
     "group-1": Sentence("2D, G = 1 ahead of LoRA at few parameters", "2D fold G=1 r=4", "LoRA r=1"),
     "more-splits": Sentence("a third split, at few parameters, no worse", "LoNKr K=3 side=6 r=4", "LoKr K=2 side=6 r=4"),
+}
+
+
+# Of texts, in points of BLEU or of the metric that is asked for; the settings are those of `runs.text_generation`.
+TEXTS = {
+    "ahead": Sentence("with 70 % fewer parameters ahead of LoRA", "SuperLoRA r=9", "LoRA r=4"),
+    "ahead-of-ft": Sentence("ahead of full fine-tuning of Wq and Wv", "SuperLoRA r=9", "FT Wq Wv"),
+    "more-compression": Sentence("dense: fewer numbers before F are better", "dense rho=0.01", "dense rho=0.1"),
 }
 
 

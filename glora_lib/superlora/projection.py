@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 PROJECTIONS = ("identity", "shuffle", "fastfood")
-BLOCK = 64  # rows of the Hadamard matrix that a pass multiplies with: six steps of the fast transform at once
+BLOCK = 32  # rows of the Hadamard matrix that a pass multiplies with: five steps of the fast transform at once
 
 
 def projection(kind: str, numbers_in: int, numbers_out: int, seed: int | None, like: Tensor) -> nn.Module:
