@@ -44,9 +44,11 @@ ITEMS = (
     Item("SuperLoRA Fig. 2", "grouping", ("21_superlora",), True),
     Item("SuperLoRA Fig. 3", "Fastfood", ("21_superlora",), True, ("SuperLoRA Eq. 3",)),
     Item("SuperLoRA Fig. 4", "LoRA, LoKr, LoNKr", ("21_superlora",), True),
-    Item("SuperLoRA Fig. 5", "ImageNet-21K to CIFAR-100", ("21_superlora:superlora",), True, ("SuperLoRA Sec. 4.1",)),
-    Item("SuperLoRA Fig. 6", "ImageNet-1K to CIFAR-10", ("21_superlora:superlora",), True),
-    Item("SuperLoRA Fig. 7", "required parameters", ("99_verdict",), True),
+    Item(
+        "SuperLoRA Fig. 5", "ImageNet-21K to CIFAR-100", ("21_superlora:superlora_trained_head",), True, ("SuperLoRA Sec. 4.1",)
+    ),
+    Item("SuperLoRA Fig. 6", "ImageNet-1K to CIFAR-10", ("21_superlora:superlora_frozen_head",), True),
+    Item("SuperLoRA Fig. 7", "required parameters", ("21_superlora",), True),
     Item("SuperLoRA Fig. 8", "LoNKr, image generation", ("22_image_generation:image_generation",), True),
     Item("SuperLoRA Fig. 9", "weight-wise or group-wise", ("22_image_generation:image_generation",), True),
     Item("SuperLoRA Fig. 10", "BLEU", ("23_text_generation:text_generation",), True),
