@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from glora_lib.measures.table import paired
+from glora_lib.runs.superlora import best_rates
 
 FAMILIES = (  # what a setting's name begins or ends with -> the family that a figure draws it with; the first that fits
     ("dense rho", "dense, projected"),
@@ -65,8 +66,28 @@ TEXTS = {
 
 
 def named(label: str) -> str:
-    """Return the name of a setting from a record's label."""
-    return label.replace("_", " ")
+    """Return the name of a setting from a record's label, without the rate where that follows."""
+    return label.split("@")[0].replace("_", " ")
+
+
+def at_best_rates(records: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Return the records at their task's and setting's best rate, which validation images chose with this seed."""
+    if records.empty:
+        return records.assign(rate=pd.Series(dtype=float))
+    kept = []
+    for _, part in records.groupby("task", sort=False):
+        part = part.assign(rate=part["method"].str.split("@").str[1].astype(float))
+        best = part["method"].map(named).map(best_rates(part, seed))
+        kept.append(part[part["rate"] == best])
+    return pd.concat(kept)
+
+
+def by_rate(records: pd.DataFrame, seed: int, metric: str = "val") -> pd.DataFrame:
+    """Return a metric in percent, a row per task and setting, a column per rate, with one seed."""
+    part = records[records["seed"] == seed]
+    split = part["method"].str.split("@", expand=True)
+    table = part.assign(setting=part["method"].map(named), rate=split[1].astype(float), percent=100 * part[metric])
+    return table.pivot(index=["task", "setting"], columns="rate", values="percent")
 
 
 def family(name: str) -> str:

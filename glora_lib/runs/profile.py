@@ -102,6 +102,7 @@ class Profile:
         default_factory=lambda: {"trained": ("mnist_m", "cifar"), "frozen": ("cifar10",)}
     )
     superlora_settings: tuple[str, ...] = ()  # names in `runs.superlora`; () for all
+    superlora_rates: tuple[float, ...] = (0.05,)  # peaks of the groups' rate, of which validation images choose
     parameters: dict = field(default_factory=dict)  # what reproduce.py gives notebooks that declare it, instead of their own
     # rows of the main table that are a method with other settings: label -> (method, what it changes)
     rows: dict[str, tuple[str, dict]] = field(default_factory=dict)
@@ -153,7 +154,16 @@ class Profile:
         """
         around = ("name", "tasks", "controlled", "few_shot", "shots", "sources", "seeds", "other_seeds", "other_ranks")
         around += ("rates", "rows", "budgets", "budget_tasks", "methods", "parameters")
-        around += ("results", "figures", "allow_dirty", "compared", "superlora", "superlora_tasks", "superlora_settings")
+        around += (
+            "results",
+            "figures",
+            "allow_dirty",
+            "compared",
+            "superlora",
+            "superlora_tasks",
+            "superlora_settings",
+            "superlora_rates",
+        )
         around += tuple(name for name in ("options", "one_cycle") if not getattr(self, name))
         settings = {name: value for name, value in asdict(self).items() if name not in around}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
@@ -202,6 +212,7 @@ CPU = replace(
         "dtype": "bfloat16",
         "one_cycle": {"steps": 80, "head_epochs": 10, "test": 500},
     },
+    superlora_rates=(0.003, 0.03, 0.3),
     methods={
         "linear": {"epochs": 100, "batch_size": 64, "learning_rate": 1e-2, "head_learning_rate": 1e-2},
         **baselines(epochs=6, learning_rate=1e-3),
@@ -250,6 +261,7 @@ GPU = replace(
     figures="figures/gpu",
     vtab_folders=False,
     superlora=PAPER.superlora | {"head_learning_rate": 0.001, "one_cycle": {"steps": 5000, "head_epochs": 10}},
+    superlora_rates=CPU.superlora_rates,
 )
 
 SMOKE = replace(
@@ -294,6 +306,7 @@ SMOKE = replace(
         "one_cycle": {"steps": 4, "head_epochs": 2, "test": 32},
     },
     superlora_tasks={"trained": ("gratings",), "frozen": ("gratings",)},
+    superlora_rates=(0.01, 0.05),
     superlora_settings=("dense", "dense rho=0.1", "LoRA r=1", "LoRA r=3", "2D fold G=1 r=4", "3D r=3", "5D r=4"),
     parameters={"rounds": 1, "batch": 8, "side": 3},  # nothing that it times is read
     methods={},

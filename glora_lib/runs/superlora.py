@@ -1,10 +1,14 @@
-"""SuperLoRA's points of Fig. 5 and 6: many settings of one recipe, by name, and which of them are repeated.
+"""SuperLoRA's points of Fig. 5 and 6: many settings of one recipe, by name, each at the same rates.
 
-A name says what varies: "2D fold G=4 r=1" is M = 2 with four groups, reshaped; "dense rho=0.1" is projected by Fastfood. The
-settings were listed before any was run; those in `REPEATED` have every seed of the profile, the others its first.
+A name says what varies: "2D fold G=1 r=4" is M = 2 with one group, reshaped; "dense rho=0.1" is projected by Fastfood. The
+settings were listed before any was run. The peak of the learning rate is chosen for each setting by one rule: of three, the one
+with the best validation accuracy at the first seed. Settings in `REPEATED` have every seed of the profile at that rate, the
+others the first seed alone. No single rate serves all: what dense changes need, low ranks hardly move at.
 """
 
 from dataclasses import replace
+
+import pandas as pd
 
 from glora_lib.runs.profile import Profile
 from glora_lib.runs.run import Run
@@ -42,9 +46,6 @@ REPEATED = (
     *("LoRA r=1", "LoRA r=3", "LoRA r=16", "2D G=1 r=2", "2D fold G=1 r=2", "2D fold G=1 r=4", "2D fold G=1 r=5"),
     *("3D r=3", "3D r=20", "5D r=6", "dense", "dense rho=0.1"),
 )
-# what recipes are compared on, by validation images alone: one of each kind of unit
-PROBES = ("dense", "LoRA r=3", "2D fold G=1 r=4", "3D r=8")
-RATES = (0.003, 0.01, 0.03)
 
 
 def experiment(head: str) -> str:
@@ -52,36 +53,58 @@ def experiment(head: str) -> str:
     return f"superlora_{head}_head"
 
 
-def run(name: str, task: str, profile: Profile, seed: int, head: str = "trained") -> Run:
-    """Return the run of a setting by its name, labelled with it."""
+def run(name: str, rate: float, task: str, profile: Profile, seed: int, head: str = "trained") -> Run:
+    """Return the run of a setting by its name at a rate, labelled with both: "LoRA_r=3@0.03"."""
     preset, options = SETTINGS[name]
-    recipe = profile.superlora | {"options": options}
+    recipe = profile.superlora | {"learning_rate": rate, "options": options}
     if head == "frozen":  # fitted before: in the paper it is another data set's, its labels matched by hand
         recipe["one_cycle"] = {"head_epochs": 10} | recipe["one_cycle"] | {"head": "frozen"}
     method = f"superlora_{preset}"
     profile = replace(profile, methods=profile.methods | {method: recipe})
-    return Run(experiment(head), task, method, profile, seed, label=label(name))
+    return Run(experiment(head), task, method, profile, seed, label=f"{name.replace(' ', '_')}@{rate:g}")
 
 
-def runs(task: str, profile: Profile, head: str = "trained") -> list[Run]:
-    """Return all runs of a task: every setting with the first seed, then those that are repeated with the others."""
-    first, *others = profile.seeds
-    names = sorted(profile.superlora_settings or SETTINGS, key=lambda name: name not in REPEATED)  # those first
-    found = [run(name, task, profile, first, head) for name in names]
-    return found + [run(name, task, profile, seed, head) for seed in others for name in names if name in REPEATED]
-
-
-def recipes(task: str, profile: Profile, seed: int = 0) -> list[Run]:
-    """Return the runs that the recipe is chosen by, in the experiment "superlora_recipe": other peaks of the groups' rate."""
+def one_rate_for_all(task: str, profile: Profile, seed: int = 0) -> list[Run]:
+    """Return one setting of each kind at each of three rates, in the experiment "superlora_recipe"; labels "dense-rate0.01"."""
     found = []
-    for rate in RATES:
-        changed = replace(profile, superlora=profile.superlora | {"learning_rate": rate})
-        for name in PROBES:
-            one = run(name, task, changed, seed)
-            found.append(replace(one, experiment="superlora_recipe", label=f"{one.label}-rate{rate}"))
+    for rate in (0.003, 0.01, 0.03):
+        for name in ("dense", "LoRA r=3", "2D fold G=1 r=4", "3D r=8"):
+            one = run(name, rate, task, profile, seed)
+            found.append(replace(one, experiment="superlora_recipe", label=f"{name.replace(' ', '_')}-rate{rate:g}"))
     return found
 
 
-def label(name: str) -> str:
-    """Return a setting's name as part of a file's name: without blanks."""
-    return name.replace(" ", "_")
+def named(label: str) -> tuple[str, float]:
+    """Return a setting's name and the rate from a label."""
+    name, rate = label.split("@")
+    return name.replace("_", " "), float(rate)
+
+
+def names(profile: Profile) -> list[str]:
+    """Return the settings of a profile, those that are repeated first."""
+    return sorted(profile.superlora_settings or SETTINGS, key=lambda name: name not in REPEATED)
+
+
+def rates(task: str, profile: Profile, head: str = "trained") -> list[Run]:
+    """Return every setting at every rate with the first seed."""
+    return [
+        run(name, rate, task, profile, profile.seeds[0], head) for name in names(profile) for rate in profile.superlora_rates
+    ]
+
+
+def repeats(task: str, profile: Profile, head: str, best: dict[str, float]) -> list[Run]:
+    """Return the repeated settings with the other seeds, each at its best rate; those without one are left out."""
+    known = [name for name in names(profile) if name in REPEATED and name in best]
+    return [run(name, best[name], task, profile, seed, head) for seed in profile.seeds[1:] for name in known]
+
+
+def best_rates(records: pd.DataFrame, seed: int) -> dict[str, float]:
+    """Return by setting the rate with the best validation accuracy among the records of one task and head with this seed.
+
+    Of equals the smaller. A setting that lacks a rate counts with those that it has.
+    """
+    best: dict[str, tuple[float, float]] = {}
+    for row in records[records["seed"] == seed].itertuples():
+        name, rate = named(row.method)
+        best[name] = max(best.get(name, (-1.0, 0.0)), (row.val, -rate))
+    return {name: -negative for name, (_, negative) in best.items()}

@@ -3,15 +3,33 @@
 import pandas as pd
 import pytest
 
-from glora_lib.measures.efficiency import SENTENCES, differences, family, front, hill, points, sizes_of, times_fewer
+from glora_lib.measures.efficiency import (
+    SENTENCES,
+    at_best_rates,
+    by_rate,
+    differences,
+    family,
+    front,
+    hill,
+    points,
+    sizes_of,
+    times_fewer,
+)
 from glora_lib.measures.sizes import VIT_S, formula
-from glora_lib.runs.superlora import REPEATED, SETTINGS, label
+from glora_lib.runs.superlora import REPEATED, SETTINGS
 
 
 def records(**rows: tuple[int, list[float]]) -> pd.DataFrame:
     """Return records of one task: name (blanks as __) = (parameters, accuracies by seed)."""
     table = [
-        {"task": "cifar", "method": label(name.replace("__", " ")), "seed": seed, "test": value, "trained": size, "n_test": 100}
+        {
+            "task": "cifar",
+            "method": name.replace("__", "_").replace(" ", "_"),
+            "seed": seed,
+            "test": value,
+            "trained": size,
+            "n_test": 100,
+        }
         for name, (size, values) in rows.items()
         for seed, value in enumerate(values)
     ]
@@ -77,3 +95,17 @@ def test_the_sentences_pairs_are_repeated_and_have_the_sizes_that_they_speak_of(
 def test_a_hill_is_measured_from_its_top():
     rows = [("5D r=2", "5D", 2, 40.0), ("5D r=4", "5D", 4, 60.0), ("5D r=6", "5D", 9, 50.0)]
     assert hill(pd.DataFrame(rows, columns=["name", "family", "parameters", "mean"]), "5D")["below"].tolist() == [20, 0, 10]
+
+
+def test_the_best_rate_of_each_task_and_setting_is_kept_for_all_seeds():
+    rows = [("a", "LoRA_r=1@0.003", 0, 0.5, 0.4), ("a", "LoRA_r=1@0.03", 0, 0.6, 0.3), ("a", "LoRA_r=1@0.03", 1, 0.1, 0.2),
+            ("b", "LoRA_r=1@0.003", 0, 0.5, 0.7), ("b", "LoRA_r=1@0.03", 0, 0.4, 0.9)]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["task", "method", "seed", "val", "test"])
+    kept = at_best_rates(table, 0)
+    assert kept[["task", "rate", "seed", "test"]].values.tolist() == [
+        ["a", 0.03, 0, 0.3],
+        ["a", 0.03, 1, 0.2],
+        ["b", 0.003, 0, 0.7],
+    ]
+    assert at_best_rates(table.head(0), 0).empty
+    assert by_rate(table, 0).loc[("b", "LoRA r=1")].tolist() == [50, 40]
