@@ -107,12 +107,12 @@ def projection_matrix(m: int, n: int, seed: int = 0) -> Tensor:
 
 
 def norms(ratios: Sequence[float], n: int = 256, draws: int = 200) -> pd.DataFrame:
-    """Return by ratio how Fastfood changes a vector: mean and sd over seeds of the mean square that comes out for one in."""
+    """Return by ratio how Fastfood changes a vector's squared norm: mean and sd over seeds of that behind it by that before."""
     rows = []
     for ratio in ratios:
         m = max(1, round(ratio * n))
         v = torch.randn(m, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        gains = [float(Fastfood(m, n, seed, v)(v).square().mean() / v.square().mean()) for seed in range(draws)]
+        gains = [float(Fastfood(m, n, seed, v)(v).square().sum() / v.square().sum()) for seed in range(draws)]
         table = pd.Series(gains)
         rows.append((ratio, m, n, table.mean(), table.std(), draws))
-    return pd.DataFrame(rows, columns=["rho", "m", "N", "mean square out / in", "sd", "n seeds"])
+    return pd.DataFrame(rows, columns=["rho", "m", "N", "squared norm out / in", "sd", "n seeds"])

@@ -32,7 +32,8 @@ def _settings() -> dict[str, tuple[str, dict]]:
     found |= {"LoHa r=2": ("loha", {"r": 2}), "LoKr r=4": ("lokr", {"r": 4}), "LoKr dense": ("lokr", {"r": None})}
     found |= {f"LoNKr K={K} side={s} r={r}": ("lonkr", {"r": r, "splits": K, "side": s})
               for K, s, r in ((2, 8, 4), (3, 6, 4), (3, 8, 4), (4, 6, 2))}  # fmt: skip
-    found |= {f"LoTR r={r}": ("lotr", {"r": r}) for r in (2, 16)}
+    # its authors' factors have deviation 1, so that steps grow with the square of the width: divided by that, not by r
+    found |= {f"LoTR r={r}": ("lotr", {"r": r, "scale": 1 / 384}) for r in (2, 16)}
     found |= {
         f"2D fold G=1 r={r} rho={rho}": ("lora", FOLD | FASTFOOD | {"r": r, "ratio": rho}) for r, rho in ((4, 0.25), (8, 0.1))
     }

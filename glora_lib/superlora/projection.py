@@ -2,8 +2,9 @@
 
 Fastfood is v H' diag(G) Pi H diag(B) with H the Walsh-Hadamard matrix of +1 and -1 and P rows, P the power of two at or above
 the N numbers that come out; H' has its first m rows, and the first N numbers of the result are kept. Eq. 3 gives no scale. Here
-it is 1 / sqrt(P m): each number that comes out has the mean square of those that go in, and F F^T is the identity in the mean,
-so that a step of gradient descent changes the weights at a rate that does not depend on m.
+it is 1 / sqrt(P N): the squared norm of what goes in is kept in the mean, as a Johnson-Lindenstrauss transform does, and each
+number that comes out has m / N of the mean square of those that go in. F F^T is m / N times the identity in the mean: a step of
+gradient descent that is stable for dense changes is stable for projected ones.
 """
 
 import torch
@@ -51,7 +52,7 @@ class Fastfood(nn.Module):
         G = torch.randn(self.places, generator=generator, dtype=torch.float32, device="cpu")
         Pi = torch.randperm(self.places, generator=generator, dtype=torch.int32, device="cpu")
         B = torch.randint(0, 2, (n,), generator=generator, dtype=torch.int8, device="cpu").mul_(2).sub_(1)
-        scale = (self.places * m) ** -0.5
+        scale = (self.places * n) ** -0.5
         for name, values in {"G": G.to(like.dtype).mul_(scale), "Pi": Pi, "B": B}.items():
             self.register_buffer(name, values.to(like.device), persistent=False)
 

@@ -42,6 +42,6 @@ def test_an_example_is_the_same_for_the_same_seed():
 def test_the_projection_as_a_matrix_and_its_norms():
     F = projection_matrix(8, 64)
     assert F.shape == (8, 64)
-    assert F.square().sum(1).mean() == pytest.approx(8, rel=0.5)  # N / m
+    assert F.square().sum(1).mean() == pytest.approx(1, rel=0.5)
     table = norms((1.0, 0.1), draws=50)
-    assert ((table["mean square out / in"] - 1).abs() < 4 * table["sd"] / 50**0.5).all()
+    assert ((table["squared norm out / in"] - 1).abs() < 4 * table["sd"] / 50**0.5).all()
