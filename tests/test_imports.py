@@ -29,7 +29,7 @@ ROOMS = {
 # inside a large room, a module imports from the lines above its own
 INSIDE = {
     "glora": ("space fast_linear class_token", "layer search", "masked model", "generation", "score"),
-    "runs": ("profile provenance", "record", "run", "controls stages", "grid plan", "kept"),
+    "runs": ("profile provenance", "record", "run", "controls stages", "together plan", "grid", "kept"),
     "audit": (
         "sources judge",
         "counts dimensions equations measured protocol superlora superset table1",
