@@ -51,9 +51,14 @@ def columns_of(name: str, table: pd.DataFrame) -> dict[str, str]:
 def linked(table: pd.DataFrame, name: str, to: str = "") -> pd.DataFrame:
     """Return a part's shown columns with the evidence as a link, relative to a file of the root, or from `to`."""
     shown = table[list(columns_of(name, table))].copy()
-    names = shown["evidence"].str.removeprefix("notebooks/")
-    shown["evidence"] = [f"[{name}]({to}{path})" for name, path in zip(names, shown["evidence"], strict=True)]
+    shown["evidence"] = [f"[{label(path)}]({to}{path})" for path in shown["evidence"]]
     return shown.rename(columns=COLUMNS["at scale"] if "visible" in shown else columns_of(name, table))
+
+
+def label(path: str) -> str:
+    """Return what a link to evidence says: "03, The number of subnets"."""
+    notebook, _, section = path.removeprefix("notebooks/").partition("#")
+    return ", ".join(filter(None, (notebook[:2], section.replace("-", " "))))
 
 
 def tallies(table: pd.DataFrame) -> str:
@@ -136,7 +141,7 @@ def page(table: pd.DataFrame, name: str, to: str = "../") -> str:
     body = []
     for row in rows.to_dict("records"):
         cells = {key: html.escape(str(row[key])) for key in columns}
-        cells["evidence"] = f'<a href="{to}{row["evidence"]}">{html.escape(row["evidence"].removeprefix("notebooks/"))}</a>'
+        cells["evidence"] = f'<a href="{to}{row["evidence"]}">{html.escape(label(row["evidence"]))}</a>'
         if row["id"] in said.index:
             claim = said.loc[row["id"]]
             words = f"<q>{html.escape(claim['quote'])}</q><br>Check: {html.escape(claim['check'])}"

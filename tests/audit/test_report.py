@@ -39,7 +39,10 @@ def test_the_command_prints_the_table_as_markdown(capsys):
     assert lines[3] == "| id | place | reported | ours | verdict | evidence |"
     assert all(line.count(" | ") == 5 for line in lines[5:])
     assert len(lines) == 7
-    assert any(line.startswith("| space/subnets |") and "(notebooks/03_search_space.ipynb#" in line for line in lines)
+    assert any(
+        line.startswith("| space/subnets |") and "[03, The number of subnets](notebooks/03_search_space.ipynb#" in line
+        for line in lines
+    )
     assert command.main(["--profile", "smoke", "--source", "lora"]) == 2
     assert "valid: glora-iclr" in capsys.readouterr().err
 
