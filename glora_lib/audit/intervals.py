@@ -74,6 +74,8 @@ def scale(records: pd.DataFrame, method: str, other: str = "") -> str:
 
 def _side(records: pd.DataFrame) -> str:
     parts = [f"{_values(records, 'epochs')} epochs"]
+    if records["record"].map(lambda record: bool(record.settings.get("scale_broadcast") and record.config)).any():
+        parts.append("B divided by its inputs")  # another geometry of training than the paper's
     scored = records["record"].map(lambda record: record.metrics.get("evaluations", 0)).mean()
     parts += [f"{scored:,.0f} subnets"] if scored > 0 else []
     stored = records["stored"].mean() / 1e6 if "stored" in records else 0

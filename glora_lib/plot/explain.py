@@ -29,13 +29,17 @@ def configuration(config: Config, ranks: Sequence[int]) -> Figure:
     return finish(figure, spines=False)
 
 
-def tally(counts: pd.Series, *, x: str) -> Figure:
-    """Return one horizontal bar for every entry of `counts`, with its number."""
-    figure, axes = plt.subplots(figsize=(7, 0.45 * len(counts) + 1))
-    drawn = axes.barh(counts.index[::-1], counts.to_numpy()[::-1], color=GREYSAFE[2])
-    axes.bar_label(drawn, padding=3)
-    axes.set(xlabel=x)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+def tallies(counts: Mapping[str, pd.Series], *, x: str) -> Figure:
+    """Return a panel for every name of `counts`, one below another, with a horizontal bar and its number for every entry."""
+    heights = [0.3 * len(panel) + 0.55 for panel in counts.values()]
+    shape = {"height_ratios": heights}
+    figure, grid = plt.subplots(len(counts), 1, figsize=(7, sum(heights) + 0.6), squeeze=False, gridspec_kw=shape)
+    for axes, (name, panel) in zip(grid[:, 0], counts.items(), strict=True):
+        drawn = axes.barh(panel.index[::-1], panel.to_numpy()[::-1], color=GREYSAFE[2])
+        axes.bar_label(drawn, padding=3)
+        axes.set_title(f"{name}, n = {panel.sum():,}", loc="left", fontsize=10)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    grid[-1, 0].set_xlabel(x)
     return finish(figure)
 
 

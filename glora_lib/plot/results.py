@@ -23,7 +23,9 @@ def lines(
     return finish(figure)
 
 
-def panels(curves: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], *, x: str, y: str, columns: int = 3) -> Figure:
+def panels(
+    curves: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], *, x: str, y: str, columns: int = 3, from_zero: bool = False
+) -> Figure:
     """Return a panel per name of `curves`, x doubling, with one legend for all.
 
     A line is (x values, y values), or (x values, y values, standard deviations), which are drawn as whiskers; then the lines
@@ -41,7 +43,7 @@ def panels(curves: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], *, x: 
         axes.set_xscale("log", base=2)
         axes.set_xticks(xs, xs)
         axes.set_title(title, fontsize=9)
-        axes.set(xlabel=x, ylabel=y)
+        axes.set(xlabel=x, ylabel=y, **({"ylim": (0, None)} if from_zero else {}))
     for axes in grid.flat[len(curves) :]:
         axes.axis("off")
     handles, names = grid.flat[0].get_legend_handles_labels()
