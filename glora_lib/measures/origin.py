@@ -10,6 +10,9 @@ from glora_lib.data.debian import PLACES
 SOURCES = {
     "mnist_5k": "MNIST",
     "mnist_m": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+    "indian_pines_9": "Indian Pines",
+    "tuxpaint_9": "Tuxpaint",
     "cifar": "CIFAR",
     "cifar10": "CIFAR",
     "landcover_10": "Blue Marble",
