@@ -103,9 +103,7 @@ def test_a_site_with_errors_is_a_failure(project, monkeypatch, capsys):
     monkeypatch.setattr(reproduce, "build_site", broken)
     write(project / "01_one.ipynb")
     assert reproduce.main(["--profile", "smoke"]) == 1
-    assert capsys.readouterr().out.endswith(
-        "1 of 1 notebooks ran; the site: 1 links of site lead nowhere: 01_one.html: nowhere.html\n"
-    )
+    assert capsys.readouterr().out.endswith("1 of 1 notebooks ran; the site: 1 links lead nowhere\n")
 
 
 def test_never_writes_over_the_source(tmp_path):

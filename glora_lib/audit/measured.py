@@ -28,7 +28,7 @@ def ahead_of(against: str, *experiments: str) -> Check:
         records = together(profile, "vtab1k", *experiments)
         records = records[records["method"].isin(["glora", against])]
         pairs = paired(records, "glora", against)
-        same = records[records["task"].isin(pairs["task"])]
+        same = records[records["task"].isin(pairs.loc[pairs["n"] >= needed(profile), "task"])]
         return judged(pairs, profile, scale=scale(same, "glora", against))
 
     return check

@@ -58,7 +58,7 @@ class Profile:
     shots: tuple[int, ...] = (1, 2, 4, 8, 16)  # training images a class
     controlled: dict[str, tuple[str, ...]] = field(default_factory=lambda: dict.fromkeys(VTAB_1K, tuple(CONTROLS)))  # by task
     sources: tuple[str, ...] = ("imagenet-16shot-s0",)  # what is trained on, then tested on shifted targets
-    other_seeds: dict[str, tuple[int, ...]] = field(default_factory=dict)  # by method, control or experiment
+    other_seeds: dict[str, tuple[int, ...]] = field(default_factory=dict)  # by method, control or experiment, or "task control"
     rates: dict[str, tuple[float, ...]] = field(default_factory=dict)  # by method: other learning rates, `controls.rates`
     # the supernet (App. A and the authors' supernet.py)
     ranks: tuple[int, ...] = (8, 4)  # "8 and 4 in the largest model" (Sec. 3.1)
@@ -111,9 +111,9 @@ class Profile:
         names = ("population", "parents", "mutations", "crossovers", "probability", "generations", "limit")
         return {name: getattr(self, name) for name in names}
 
-    def seeds_of(self, name: str) -> tuple[int, ...]:
-        """Return the seeds that a method, a control or an experiment runs with in this profile."""
-        return self.other_seeds.get(name, self.seeds)
+    def seeds_of(self, name: str, task: str = "") -> tuple[int, ...]:
+        """Return the seeds that a method, a control or an experiment runs with in this profile, on all tasks or on one."""
+        return self.other_seeds.get(f"{task} {name}", self.other_seeds.get(name, self.seeds))
 
     def for_method(self, method: str) -> "Profile":
         """Return this profile with the recipe of `method`; a method without one of its own trains like the supernet."""
@@ -149,14 +149,16 @@ CPU = replace(
     # others, a natural and a structured task on which GLoRA and LoRA lie farthest apart.
     controlled={
         "indian_pines_9": ("glora_random", "glora_fixed", "lora_long", "glora_oracle"),
-        **dict.fromkeys(("mnist_m", "dsprites_loc"), ("glora_random", "lora_long", "lora_matched")),
+        "mnist_m": ("lora_long", "lora_matched"),
+        "dsprites_loc": ("glora_random", "lora_long", "lora_matched"),
     },
     few_shot=("tiny_imagenet_food", "tiny_imagenet_vehicles", "tiny_imagenet_pets", "mnist_5k", "landcover_10"),
     sources=("mnist_5k", "tuxpaint_9", "tiny_imagenet_food-16shot-s0"),
     # what has records; the rest is ready and was not run: data/README.md
     other_seeds=dict.fromkeys((*BASELINES, "noah", "glora_oracle", "sensitivity", "glora_sizes"), (0,))
     | dict.fromkeys(("lora", "bitfit", "repadapter", "fact_tk"), (0, 1, 2))
-    | {"glora_fixed": (0, 1)},
+    | {"glora_fixed": (0, 1), "mnist_m lora_long": (0,), "mnist_m lora_matched": (0,)}
+    | {"dsprites_loc glora_random": (0,), "dsprites_loc lora_long": (0,), "dsprites_loc lora_matched": (0, 1)},
     rates=dict.fromkeys(("vpt_shallow", "vpt_deep"), (3e-3, 1e-2)),  # what ends below the linear probe at its own rate
     ranks=(4, 2),
     other_ranks=((8, 4), (2,)),
