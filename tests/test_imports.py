@@ -28,8 +28,8 @@ ROOMS = {
 }
 # inside a large room, a module imports from the lines above its own
 INSIDE = {
-    "glora": ("space fast_linear class_token", "layer search", "model", "score"),
-    "runs": ("profile provenance", "record", "run", "controls stages", "grid", "kept"),
+    "glora": ("space fast_linear class_token", "layer search", "masked model", "generation", "score"),
+    "runs": ("profile provenance", "record", "run", "controls stages", "grid plan", "kept"),
     "audit": (
         "sources judge",
         "counts dimensions equations intervals protocol superlora superset table1",

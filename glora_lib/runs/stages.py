@@ -86,6 +86,24 @@ def glora_random(run: Run, recipe: Profile, model, task) -> Outcome:
     return _searched(run, recipe, model, task, random_search, budget=budget, limit=recipe.limit)
 
 
+def glora_largest(run: Run, recipe: Profile, model, task) -> Outcome:
+    """Train the same supernet and measure its largest subnet, without a search."""
+    net, space, *_ = _prepare(run, recipe, model, task)
+    checkpoint = run.supernet.state("train.pt")
+    history = train(net, task.train, recipe, sample=space.sample, seed=run.seed, checkpoint=checkpoint)
+    lora = f"lora{recipe.rank}"
+    largest = space.uniform(Choice(lora, lora, lora, "vector", "vector"))
+    plain = fuse(net.use(largest))
+    parts = {
+        "metrics": _measure(plain, task, recipe),
+        "config": to_json(largest),
+        "selected_on": "nothing",
+        "cost": {"seconds_train": _seconds(history)} | _sizes(net, space.parameters(largest, net.shapes)),
+        "history": {"train": history},
+    }
+    return parts, plain
+
+
 def glora_oracle(run: Run, recipe: Profile, model, task) -> Outcome:
     """Search the same supernet on the test images, as the authors' code was first published: an upper bound, never a result."""
     return _searched(run, recipe, model, task, evolve, split="test", stop_early=True, **recipe.evolution)
@@ -124,6 +142,7 @@ STAGES: dict[str, Callable[..., Outcome]] = dict.fromkeys(METHODS, fixed) | {
     "noah": noah,
     "glora": glora,
     "glora_random": glora_random,
+    "glora_largest": glora_largest,
     "glora_oracle": glora_oracle,
     "glora_fixed": glora_fixed,
     "supernet": supernet,
