@@ -32,10 +32,10 @@ INSIDE = {
     "runs": ("profile provenance", "record", "run", "controls stages", "together plan", "grid", "kept"),
     "audit": (
         "sources judge",
-        "counts dimensions equations measured protocol superlora superset table1",
-        "selection tables",
-        "checklist coverage desk findings",
-        "report",
+        "counts dimensions equations intervals protocol superlora superset table1",
+        "measured selection tables",
+        "desk findings",
+        "checklist coverage report",
         "__main__",
     ),
 }
