@@ -28,7 +28,7 @@ ROOMS = {
 }
 # inside a large room, a module imports from the lines above its own
 INSIDE = {
-    "glora": ("space fast_linear class_token", "layer search", "model", "score"),
+    "glora": ("space fast_linear class_token", "layer search", "shaped", "conv norm", "model", "score"),
     "runs": ("profile provenance", "record", "run", "controls stages", "grid", "kept"),
     "audit": (
         "sources judge",

@@ -47,9 +47,19 @@ def lora_rank(form: str) -> int:
     return int(digits) if form.startswith("lora") and digits.isdecimal() and not digits.startswith("0") else 0
 
 
-def forms(tensor: str, ranks: Collection[int]) -> tuple[str, ...]:
-    """Return the forms that `tensor` may take when LoRA has one of `ranks` (Eq. 11)."""
-    lora = tuple(f"lora{rank}" for rank in ranks)
+KINDS = {  # what a layer of each kind has; those of the paper have everything
+    "linear": "ABCDE",
+    "conv": "ABCDE",
+    "weight": "AB",  # a linear layer or a convolution without bias that gains none
+    "norm": "ABDE",  # and no LoRA: its weight is a vector
+}
+
+
+def forms(tensor: str, ranks: Collection[int], kind: str = "linear") -> tuple[str, ...]:
+    """Return the forms that `tensor` may take in a layer of a kind when LoRA has one of `ranks` (Eq. 11)."""
+    if tensor not in KINDS[kind]:
+        return ("none",)
+    lora = () if kind == "norm" else tuple(f"lora{rank}" for rank in ranks)
     return {
         "A": (*lora, "vector", "scalar", "none"),
         "B": (*lora, "vector", "scalar", "none"),
@@ -60,36 +70,53 @@ def forms(tensor: str, ranks: Collection[int]) -> tuple[str, ...]:
 
 
 class Space:
-    """All configurations of the named layers. Draws, changes, counts, checks and writes them down."""
+    """All configurations of the named layers. Draws, changes, counts, checks and writes them down.
 
-    def __init__(self, layer_names: Iterable[str], ranks: Iterable[int] = (8,)):
+    Args:
+        layer_names: the layers; `AdaptedModel.layer_names`.
+        ranks: the ranks that LoRA may have.
+        kinds: layer name -> one of `KINDS`, which says what a layer may choose; `AdaptedModel.kinds`. Without it: all linear.
+
+    Attributes:
+        forms: support tensor -> what it may be in a linear layer; `forms_of` is for a layer of any kind.
+    """
+
+    def __init__(self, layer_names: Iterable[str], ranks: Iterable[int] = (8,), kinds: Mapping[str, str] | None = None):
         self.layer_names = tuple(layer_names)
         self.ranks = tuple(ranks)
+        self.kinds = {name: (kinds or {}).get(name, "linear") for name in self.layer_names}
         if not self.layer_names or len(set(self.layer_names)) < len(self.layer_names):
             raise ValueError(f"a space needs at least one layer and every name once; got {self.layer_names}")
         if not self.ranks or len(set(self.ranks)) < len(self.ranks) or min(self.ranks) < 1:
             raise ValueError(f"ranks must be different positive integers; got {self.ranks}")
-        self.forms = {tensor: forms(tensor, self.ranks) for tensor in TENSORS}
+        if unknown := set(self.kinds.values()) - set(KINDS):
+            raise ValueError(f"unknown kinds of layers {sorted(unknown)}; valid: {', '.join(KINDS)}")
+        self._forms = {kind: {tensor: forms(tensor, self.ranks, kind) for tensor in TENSORS} for kind in KINDS}
+        self.forms = self._forms["linear"]
+
+    def forms_of(self, name: str) -> dict[str, tuple[str, ...]]:
+        """Return support tensor -> what it may be in the layer of that name."""
+        return self._forms[self.kinds[name]]
 
     @property
     def per_layer(self) -> int:
-        """The number of choices of one layer: 432 with one rank, 900 with two."""
+        """The number of choices of one linear layer: 432 with one rank, 900 with two."""
         return prod(len(options) for options in self.forms.values())
 
     def count(self) -> int:
-        """Return the exact number of configurations, `per_layer ** layers` (the paper multiplies: 432 x 48)."""
-        return self.per_layer ** len(self.layer_names)
+        """Return the exact number of configurations; if all layers are linear, `per_layer ** layers` (the paper: 432 x 48)."""
+        return prod(len(options) for name in self.layer_names for options in self.forms_of(name).values())
 
-    def choices(self) -> list[Choice]:
-        """Return every choice of one layer, in a fixed order."""
+    def choices(self, kind: str = "linear") -> list[Choice]:
+        """Return every choice of one layer of a kind, in a fixed order."""
         choices = [Choice()]
-        for tensor, options in self.forms.items():
+        for tensor, options in self._forms[kind].items():
             choices = [replace(choice, **{tensor: form}) for choice in choices for form in options]
         return choices
 
     def sample(self, rng: RandomSource) -> dict[str, Choice]:
         """Draw every support tensor of every layer uniformly and independently, as the authors' layer does at each step."""
-        return {name: Choice(*(_pick(rng, self.forms[tensor]) for tensor in TENSORS)) for name in self.layer_names}
+        return {name: Choice(*(_pick(rng, options) for options in self.forms_of(name).values())) for name in self.layer_names}
 
     def uniform(self, choice: Choice) -> dict[str, Choice]:
         """Return the configuration in which every layer makes the same choice."""
@@ -101,12 +128,14 @@ class Space:
         The draw may give the old form again, as in the authors' code, so fewer genes change than are drawn.
         """
         return {
-            name: Choice(*(self._redraw(tensor, form, rng, probability) for tensor, form in asdict(config[name]).items()))
+            name: Choice(
+                *(
+                    _pick(rng, options) if rng.random() < probability else getattr(config[name], tensor)
+                    for tensor, options in self.forms_of(name).items()
+                )
+            )
             for name in self.layer_names
         }
-
-    def _redraw(self, tensor: str, form: str, rng: RandomSource, probability: float) -> str:
-        return _pick(rng, self.forms[tensor]) if rng.random() < probability else form
 
     def cross(self, first: Config, second: Config, rng: RandomSource) -> dict[str, Choice]:
         """Return a child that takes every gene from either parent with probability 1/2."""
@@ -133,19 +162,24 @@ class Space:
         check_names(config, self.layer_names)
         for name, choice in config.items():
             for tensor, form in asdict(choice).items():
-                if form not in self.forms[tensor]:
-                    valid = ", ".join(self.forms[tensor])
+                if form not in self.forms_of(name)[tensor]:
+                    valid = ", ".join(self.forms_of(name)[tensor])
                     raise ValueError(f"unknown choice {form!r} for {tensor} of layer {name!r}; valid here: {valid}")
         return config
 
     def encode(self, config: Config) -> str:
         """Return the configuration as a short string: one letter a gene, layers in order. `decode` reads it back."""
-        genes = ((tensor, form) for name in self.layer_names for tensor, form in asdict(config[name]).items())
-        return "".join(chr(ord("a") + self.forms[tensor].index(form)) for tensor, form in genes)
+        genes = (
+            (options, getattr(config[name], tensor))
+            for name in self.layer_names
+            for tensor, options in self.forms_of(name).items()
+        )
+        return "".join(chr(ord("a") + options.index(form)) for options, form in genes)
 
     def decode(self, key: str) -> dict[str, Choice]:
         """Return the configuration that `encode` wrote."""
-        genes = [self.forms[TENSORS[place % 5]][ord(letter) - ord("a")] for place, letter in enumerate(key)]
+        options = [options for name in self.layer_names for options in self.forms_of(name).values()]
+        genes = [forms[ord(letter) - ord("a")] for forms, letter in zip(options, key, strict=True)]
         return {name: Choice(*genes[5 * place : 5 * place + 5]) for place, name in enumerate(self.layer_names)}
 
 
