@@ -16,7 +16,7 @@ ROOMS = {
     "runs.profile": set(),  # settings alone; what reads them need not know what a run is
     "training": set(),
     "backbones": {"paths"},
-    "data": {"paths", "runs.profile"},
+    "data": {"backbones", "paths", "runs.profile"},
     "glora": {"training"},
     "methods": {"glora"},
     "runs": {"backbones", "data", "glora", "methods", "paths", "runs.profile", "training"},
@@ -28,7 +28,7 @@ ROOMS = {
 }
 # inside a large room, a module imports from the lines above its own
 INSIDE = {
-    "glora": ("space fast_linear class_token", "layer search", "model", "score"),
+    "glora": ("space fast_linear class_token", "layer search", "shaped", "conv norm", "model", "score"),
     "runs": ("profile provenance", "record", "run", "controls stages", "grid", "kept"),
     "audit": (
         "sources judge",

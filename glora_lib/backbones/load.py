@@ -1,9 +1,10 @@
-"""Backbones by name: the packaged ViT-S/14, any timm architecture, and files of weights such as a local ViT-B_16.npz."""
+"""Backbones by name: what packages ship, any timm architecture, and files of weights such as a local ViT-B_16.npz."""
 
 import torch
 from torch import nn
 
-from glora_lib.backbones import packaged
+from glora_lib.backbones import efficientnet, packaged
+from glora_lib.backbones.efficientnet import EFFICIENTNET, EFFICIENTNET_LABEL
 from glora_lib.backbones.files import BackboneError, find, sha256
 from glora_lib.backbones.packaged import PACKAGED, PACKAGED_LABEL
 
@@ -20,7 +21,7 @@ def load_backbone(
     """Return a backbone with a fresh head of `classes` outputs, for square images of `image_size` pixels.
 
     Args:
-        name: `PACKAGED`, or a timm architecture.
+        name: `PACKAGED`, `EFFICIENTNET`, or a timm architecture.
         weights: "" for the weights that the package ships, "random" for none, or the name of a file of weights in the
             GLORA_DATA_DIR folder (`ViT-B_16.npz`) or anywhere else. A timm name is never looked up on a download hub.
         drop_path: stochastic depth while training.
@@ -32,11 +33,15 @@ def load_backbone(
         torch.manual_seed(seed)
         if name == PACKAGED:
             return packaged.create(classes, image_size or 98, drop_path)
+        if name == EFFICIENTNET:
+            return efficientnet.create(classes)
         import timm  # slow to import, and the rest of the library does without
 
         if not timm.is_model(name):
             similar = timm.list_models(f"*{name.split('.')[0][:8]}*")[:5]
-            raise ValueError(f"unknown backbone {name!r}; valid: {PACKAGED!r} and every timm model, such as {similar}")
+            raise ValueError(
+                f"unknown backbone {name!r}; valid: {PACKAGED!r}, {EFFICIENTNET!r} and every timm model, such as {similar}"
+            )
         size = {} if image_size is None else {"img_size": image_size}
         if weights == "random":
             return timm.create_model(name, num_classes=classes, drop_path_rate=drop_path, **size)
@@ -47,12 +52,14 @@ def weights_sha256(name: str, weights: str = "") -> str:
     """Return the SHA-256 of the file that `load_backbone` reads with these arguments, or "random"."""
     if weights == "random":
         return "random"
-    return sha256(packaged.file() if name == PACKAGED else find(weights))
+    shipped = {PACKAGED: packaged.file, EFFICIENTNET: efficientnet.FILE.path}
+    return sha256(shipped[name]() if name in shipped else find(weights))
 
 
 def label(name: str, weights: str = "") -> str:
     """Return what tables call this backbone: never more than it is."""
-    return PACKAGED_LABEL if name == PACKAGED else f"{name}, {'random weights' if weights == 'random' else weights}"
+    shipped = {PACKAGED: PACKAGED_LABEL, EFFICIENTNET: EFFICIENTNET_LABEL}
+    return shipped.get(name) or f"{name}, {'random weights' if weights == 'random' else weights}"
 
 
 def _from_file(name: str, classes: int, drop_path: float, size: dict, weights: str) -> nn.Module:

@@ -34,6 +34,7 @@ class GLoRALinear(nn.Module):
     """
 
     fast = True
+    kind = "linear"
 
     def __init__(self, linear: nn.Linear, rank: int = 8, scale_broadcast: bool = False):
         super().__init__()
@@ -60,6 +61,11 @@ class GLoRALinear(nn.Module):
         for up in (self.Au, self.Bu, self.Cu):
             nn.init.xavier_uniform_(up)
         self.choice = Choice()
+
+    @staticmethod
+    def suits(module: nn.Module) -> bool:
+        """Whether a module is a plain linear layer: a class derived from it may compute something else."""
+        return type(module) is nn.Linear
 
     def use(self, choice: Choice) -> "GLoRALinear":
         """Choose the form of the five support tensors; return the layer. A rank above the stored one is a ValueError."""

@@ -8,8 +8,12 @@ import torch
 from torch import nn
 
 from glora_lib.glora.class_token import class_token_alone
+from glora_lib.glora.conv import GLoRAConv2d
 from glora_lib.glora.layer import GLoRALinear
+from glora_lib.glora.norm import GLoRANorm
 from glora_lib.glora.space import Choice, Config, check_names
+
+LAYERS = {layer.kind: layer for layer in (GLoRALinear, GLoRAConv2d, GLoRANorm)}
 
 
 class AdaptedModel(nn.Module):
@@ -18,7 +22,8 @@ class AdaptedModel(nn.Module):
     Attributes:
         model: the model itself, with `GLoRALinear` in place of the adapted layers.
         layer_names: the adapted layers, in the model's order.
-        shapes: layer name -> (outputs d2, inputs d1).
+        shapes: layer name -> (outputs d2, inputs d1), of a convolution's unfolded kernel, (channels, 1) of a normalisation.
+        kinds: layer name -> "linear", "conv" or "norm", for `Space`.
         rank: the largest LoRA rank that can be chosen.
     """
 
@@ -28,6 +33,7 @@ class AdaptedModel(nn.Module):
         self.layer_names = tuple(layer_names)
         layers = [model.get_submodule(name) for name in self.layer_names]
         self.shapes = {name: tuple(layer.W0.shape) for name, layer in zip(self.layer_names, layers, strict=True)}
+        self.kinds = {name: layer.kind for name, layer in zip(self.layer_names, layers, strict=True)}
         self.rank = max(layer.rank for layer in layers)
 
     def forward(self, *args, **kwargs):
@@ -65,6 +71,7 @@ def adapt(
     model: nn.Module,
     rank: int = 8,
     *,
+    layers: Collection[str] = ("linear",),
     skip: Collection[str] | None = None,
     train: Collection[str] = ("head",),
     scale_broadcast: bool = False,
@@ -72,39 +79,47 @@ def adapt(
     """Freeze `model`, put a GLoRA layer in place of every linear layer, and return it, all choices none.
 
     Args:
-        model: any module; it is changed in place. Layers that are exactly `nn.Linear` are adapted, wherever they are.
+        model: any module; it is changed in place.
         rank: the largest LoRA rank that can be chosen.
+        layers: the kinds that are adapted, wherever they are: "linear" (exactly `nn.Linear`), "conv" (`nn.Conv2d`) and "norm"
+            (LayerNorm, BatchNorm, GroupNorm, where they have a scale).
         skip: names of modules whose linear layers stay as they are, whole ("blocks.0") or a last part ("head").
             The default is `train`: a layer that is trained whole needs no support tensors.
         train: names of modules that are trained whole, in the same form.
         scale_broadcast: see `GLoRALinear`.
 
-    Raises ValueError for a model without a linear layer to adapt and for a name in `skip` that no module has.
+    Raises ValueError for a kind that cannot be adapted, for a model without a layer of the kinds, and for a name in `skip`
+    that no module has.
     """
     names = [name for name, _ in model.named_modules(remove_duplicate=False)]
     for name in skip or ():
         if not any(_matches(other, (name,)) for other in names):
             raise ValueError(f"no module is called {name!r}; modules of this model: {', '.join(names[1:9])}, ...")
     skip = train if skip is None else (*skip, *train)
-    linears = {
-        name: module
+    kinds = (layers,) if isinstance(layers, str) else tuple(layers)
+    if unknown := [kind for kind in kinds if kind not in LAYERS]:
+        raise ValueError(f"layers of kind {unknown[0]!r} cannot be adapted; valid: {', '.join(LAYERS)}")
+    found = {
+        name: (module, LAYERS[kind])
         for name, module in model.named_modules(remove_duplicate=False)
-        if type(module) is nn.Linear and name and not _matches(name, skip)
+        if name and not _matches(name, skip)
+        for kind in kinds
+        if LAYERS[kind].suits(module)
     }
-    if not linears:
-        raise ValueError(f"no linear layer to adapt inside this {type(model).__name__}, skipping {tuple(skip)}")
+    if not found:
+        raise ValueError(f"no {' or '.join(kinds)} layer to adapt inside this {type(model).__name__}, skipping {tuple(skip)}")
 
     model.requires_grad_(False)
     for name, module in model.named_modules():
         if _matches(name, train):
             module.requires_grad_(True)
-    layers: dict[int, GLoRALinear] = {}  # by identity of the linear layer, since one may stand in several places
+    made: dict[int, GLoRALinear] = {}  # by identity of the plain layer, since one may stand in several places
     layer_names = []
-    for name, linear in linears.items():
-        if id(linear) not in layers:
-            layers[id(linear)] = GLoRALinear(linear, rank, scale_broadcast)
+    for name, (module, layer) in found.items():
+        if id(module) not in made:
+            made[id(module)] = layer(module, rank, scale_broadcast)
             layer_names.append(name)
-        _replace(model, name, layers[id(linear)])
+        _replace(model, name, made[id(module)])
     return AdaptedModel(model, layer_names)
 
 

@@ -1,4 +1,5 @@
-"""LoRA (Hu et al., 2021), W = W0 + scale * up @ down: in every linear layer, in the fused qkv, or in queries and values alone.
+"""LoRA (Hu et al., 2021), W = W0 + scale * up @ down: in every linear layer, in the fused qkv, in queries and values alone,
+or in every convolution.
 
 Each is a point of GLoRA's space, where only B is chosen. Initialised as by its authors and as in the code of NOAH and of
 PETL-ViT: `down` as Kaiming's, `up` at zero, dropout of 0.1 on the branch's input.
@@ -10,22 +11,26 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from glora_lib.methods.locon import LoConv2d
 from glora_lib.methods.vit import check_rank, freeze, layers, with_weights
 
-PLACEMENTS = ("all", "qkv", "qv")
+PLACEMENTS = ("all", "qkv", "qv", "conv")
 
 
 def lora(model: nn.Module, rank: int = 8, placement: str = "all", scale: float = 1.0, dropout: float = 0.1) -> nn.Module:
-    """Return the model with LoRA in its linear layers; only the factors and the head are trained.
+    """Return the model with LoRA in its linear layers or convolutions; only the factors and the head are trained.
 
     Args:
         rank: at most the width of each adapted layer's input, else ValueError.
         placement: "all" linear layers but the head's; "qkv", one `down` shared by queries, keys and values, as in the code of
             NOAH, from which the papers take this row; "qv", factors of their own for queries and for values, as in LoRA's
-            paper. For rank 8 the last two have 294,912 parameters each on ViT-B, but are different models.
+            paper. For rank 8 these two have 294,912 parameters each on ViT-B, but are different models. "conv", every
+            convolution, of any rank from 1, without dropout: see `LoConv2d`.
     """
     if placement not in PLACEMENTS:
         raise ValueError(f"placement {placement!r} is not known; valid: {', '.join(PLACEMENTS)}")
+    if placement == "conv":
+        return _in_convolutions(model, rank, scale)
     if placement == "all":
         found = {name: layer for name, layer in model.named_modules() if type(layer) is nn.Linear}
         found = {name: layer for name, layer in found.items() if "head" not in name.split(".")}
@@ -38,6 +43,18 @@ def lora(model: nn.Module, rank: int = 8, placement: str = "all", scale: float =
     freeze(model)
     for name, layer in made.items():
         model.set_submodule(name, layer)
+    return model
+
+
+def _in_convolutions(model: nn.Module, rank: int, scale: float) -> nn.Module:
+    found = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)}
+    if not found:
+        raise ValueError(f"no convolution to adapt inside this {type(model).__name__}")
+    if rank < 1:
+        raise ValueError(f"rank must be at least 1, not {rank}")
+    freeze(model)
+    for name, layer in found.items():
+        model.set_submodule(name, LoConv2d(layer, rank, scale))
     return model
 
 

@@ -21,7 +21,7 @@ from glora_lib.training.loop import train
 
 FUSABLE = [method for method in METHODS if method not in NOT_FUSABLE]
 OPTIONS = {
-    "lora": [{"rank": 4}, {"rank": 4, "placement": "qkv", "scale": 0.5}, {"rank": 4, "placement": "qv"}],
+    "lora": [{"rank": 4}, {"rank": 4, "placement": "qkv", "scale": 0.5}, {"rank": 4, "placement": "qv"}, {"placement": "conv"}],
     "fact_tt": [{"rank": 4, "scale": 0.3}],
     "fact_tk": [{"rank": 4, "scale": 0.3}],
     "repadapter": [{"scale": 0.5}, {"groups": 1, "bias": False}, {"groups": 4}],
@@ -148,7 +148,8 @@ def test_every_method_starts_as_in_the_code_of_its_authors():
 @pytest.mark.parametrize(("method", "options"), CASES, ids=str)
 def test_dropout_is_a_tenth_where_a_method_has_any(method, options):
     found = {m.p for m in METHODS[method](vit(), **options).modules() if isinstance(m, nn.Dropout) and m.p}
-    assert found == (set() if method in ("linear", "full", "bitfit", "ssf", "glora") else {0.1})
+    without = method in ("linear", "full", "bitfit", "ssf", "glora") or options.get("placement") == "conv"
+    assert found == (set() if without else {0.1})
 
 
 # training
