@@ -9,7 +9,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+
+from glora_lib.training.head import head_parameters
 
 SETTINGS = (
     *("epochs", "batch_size", "learning_rate", "head_learning_rate", "weight_decay", "warmup_epochs"),
@@ -59,7 +61,7 @@ def train(
     """
     device = next(model.parameters()).device
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    optimizer = adamw(trained, recipe)
+    optimizer = adamw(trained, recipe, head_parameters(model))
     torch.manual_seed(seed)
     order, draw = torch.Generator().manual_seed(seed), random.Random(seed)
     settings = {name: getattr(recipe, name) for name in SETTINGS} | {"seed": seed, "images": len(data)}
@@ -101,13 +103,15 @@ def train(
     return history
 
 
-def adamw(trained: dict[str, nn.Parameter], recipe) -> torch.optim.AdamW:
+def adamw(trained: dict[str, nn.Parameter], recipe, heads: Container[str] = ()) -> torch.optim.AdamW:
     """Return the optimiser of named parameters: two groups, since a fresh head may want another peak than what starts at zero.
+
+    `heads` are the names of those that are the head's.
 
     Raises TrainingError if there is nothing to train.
     """
-    head = [parameter for name, parameter in trained.items() if "head" in name.split(".")]
-    others = [parameter for name, parameter in trained.items() if "head" not in name.split(".")]
+    head = [parameter for name, parameter in trained.items() if name in heads]
+    others = [parameter for name, parameter in trained.items() if name not in heads]
     groups = [(others, recipe.learning_rate), (head, recipe.head_learning_rate)]
     groups = [{"params": members, "lr": peak, "peak": peak} for members, peak in groups if members]
     if not groups:
