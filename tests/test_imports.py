@@ -29,7 +29,7 @@ ROOMS = {
 # inside a large room, a module imports from the lines above its own
 INSIDE = {
     "glora": ("space fast_linear fusable", "class_token layer plain search", "shaped", "conv norm", "model", "score"),
-    "runs": ("profile provenance", "record", "run", "controls stages", "grid", "kept"),
+    "runs": ("profile provenance", "record", "run", "controls stages", "grid plan", "kept"),
     "audit": (
         "sources judge",
         "counts dimensions equations measured protocol superlora superset table1",

@@ -14,8 +14,9 @@ from glora_lib.benchmark.setting import Setting
 from glora_lib.glora.model import AdaptedModel, adapt, fuse
 from glora_lib.glora.space import Choice, Space
 from glora_lib.methods import METHODS
+from glora_lib.training.batch import PART, Gradients, autocast
 from glora_lib.training.head import head_parameters
-from glora_lib.training.loop import PART, adamw, autocast, backward
+from glora_lib.training.loop import adamw
 
 RANK = 8  # of the fixed configuration and of LoRA
 FIXED = Choice("lora8", "lora8", "vector", "vector", "vector")
@@ -85,6 +86,7 @@ def step(
         optimizer = adamw(trained, setting.profile, head_parameters(net))
     space = Space(net.layer_names, setting.profile.ranks) if isinstance(net, AdaptedModel) else None
     sampled = space is not None and all(choice == Choice() for choice in net.config.values())
+    gradients = Gradients(net, dtype, part_size)
     net.train()
 
     def visit(number: int) -> None:
@@ -92,7 +94,7 @@ def step(
             net.use(space.sample(random.Random(number)))
         optimizer.zero_grad()
         if own:
-            backward(net, images, labels, dtype, part_size)
+            gradients(images, labels)
         else:
             with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
                 loss = F.cross_entropy(net(images).float(), labels)
