@@ -15,10 +15,10 @@ ROOMS = {
     "paths": set(),
     "runs.profile": set(),  # settings alone; what reads them need not know what a run is
     "training": set(),
-    "backbones": {"paths"},
-    "data": {"backbones", "paths", "runs.profile"},
+    "backbones": {"paths", "training"},
+    "data": {"backbones", "paths", "runs.profile", "training"},
     "glora": {"training"},
-    "methods": {"glora", "paths", "training"},
+    "methods": {"glora", "training"},
     "runs": {"backbones", "data", "glora", "methods", "paths", "runs.profile", "training"},
     "recompute": {"data", "runs", "runs.profile"},
     "measures": {"backbones", "data", "glora", "methods", "paths", "runs", "runs.profile", "training"},
