@@ -93,10 +93,10 @@ def test_the_oracle_says_that_it_selected_on_test_images(tmp_path, monkeypatch):
     assert "test" not in random.history["search"][0]
 
 
-def test_labels_of_rates_are_the_shortest_that_tell_them_apart(profile):
+def test_labels_of_rates_are_the_shortest_that_tell_them_apart():
     numbers = [3e-3, 2e-4, 1.6e-4, 1e-3, 0.00010000000000000002, 0.1 + 0.2, 1.0, 12.5]
     texts = [exactly(number) for number in numbers]
     assert texts[:4] == ["3e-03", "2e-04", "1.6e-04", "1e-03"]
     assert [float(text) for text in texts] == numbers
-    close = replace(profile, rates={"lora": (1.6e-4, 2e-4)})
+    close = replace(CPU, rates={"lora": (1.6e-4, 2e-4)})
     assert len({run.id for run in rates("gratings", close)}) == 3
