@@ -10,7 +10,7 @@ from joblib import Parallel, delayed, parallel_config
 from glora_lib import backbones
 from glora_lib.data import load_shift, load_task
 from glora_lib.runs.provenance import peak_memory, provenance
-from glora_lib.runs.record import Record
+from glora_lib.runs.record import Record, RecordError
 from glora_lib.runs.run import Run
 from glora_lib.runs.stages import STAGES, here
 from glora_lib.runs.together import groups, train_together
@@ -52,6 +52,14 @@ def fill(
     if scheduler is None:
         device()  # one that is asked for and missing is an error before anything is deleted or computed
     wanted = [run for run in runs if compute == "all" or (compute == "missing" and not run.exists())]
+    for run in wanted:
+        if run.changed and compute == "all":  # kept, under a name that is no record's
+            run.path.replace(run.path.with_name(f"{run.path.name}.other-settings"))
+        elif run.changed:
+            raise RecordError(
+                f"{run.path} holds a record of other settings, (there, here): {run.changed}; move it away, give this run a "
+                'label, or say compute="all", which sets it aside'
+            )
     if compute == "all":
         for run in wanted:
             for stage in (run, run.supernet):
