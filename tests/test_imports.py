@@ -37,7 +37,7 @@ INSIDE = {
         "generation",
         "score",
     ),
-    "runs": ("profile provenance", "record", "run", "controls stages", "together plan", "grid", "kept"),
+    "runs": ("profile provenance", "record", "run", "controls stages", "together plan", "grid pack", "kept unpack"),
     "audit": (
         "sources judge",
         "counts dimensions equations intervals protocol superlora superset table1",
