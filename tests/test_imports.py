@@ -15,21 +15,29 @@ ROOMS = {
     "paths": set(),
     "runs.profile": set(),  # settings alone; what reads them need not know what a run is
     "training": set(),
-    "backbones": {"paths"},
-    "data": {"paths", "runs.profile"},
+    "backbones": {"paths", "training"},
+    "data": {"backbones", "paths", "runs.profile", "training"},
     "glora": {"training"},
-    "methods": {"glora"},
+    "methods": {"glora", "training"},
     "runs": {"backbones", "data", "glora", "methods", "paths", "runs.profile", "training"},
     "recompute": {"data", "runs", "runs.profile"},
     "measures": {"backbones", "data", "glora", "methods", "paths", "runs", "runs.profile", "training"},
     "benchmark": {"backbones", "data", "glora", "measures", "methods", "paths", "runs", "runs.profile", "training"},
-    "audit": {"glora", "measures", "methods", "paths", "recompute", "runs", "runs.profile"},
+    "audit": {"glora", "measures", "methods", "paths", "recompute", "runs", "runs.profile", "training"},
     "plot": {"glora", "paths", "runs.profile"},
 }
 # inside a large room, a module imports from the lines above its own
 INSIDE = {
-    "glora": ("space fast_linear class_token", "layer search", "masked model", "generation", "score"),
-    "runs": ("profile provenance", "record", "run", "controls stages", "grid plan", "kept"),
+    "glora": (
+        "space fast_linear fusable",
+        "class_token layer plain search",
+        "masked shaped",
+        "conv norm",
+        "model",
+        "generation",
+        "score",
+    ),
+    "runs": ("profile provenance", "record", "run", "controls stages", "together plan", "grid", "kept"),
     "audit": (
         "sources judge",
         "counts dimensions equations intervals protocol superlora superset table1",

@@ -101,6 +101,8 @@ def _bitfit(vit: Architecture) -> int:
 def _lora(vit: Architecture, rank: int = 8, placement: str = "all") -> int:
     if placement == "all":
         return sum(rank * (d2 + d1) for d2, d1 in vit.shapes.values())
+    if placement == "conv":
+        return rank * (vit.width + 3 * vit.patch**2)  # the patch embedding
     return vit.depth * rank * vit.width * 4  # d + 3 d shared, twice d + d apart: the same
 
 

@@ -49,15 +49,20 @@ def rates(task: str, profile: Profile, seed: int = 0) -> list[Run]:
     """Return the methods of the profile's `rates` at their own learning rate and at each of the others.
 
     At its own rate it is the run of the experiment "vtab1k"; the others belong to the experiment "recipe", and the label is the
-    method and the rate, "vpt_deep-3e-03".
+    method and the rate, "vpt_deep-3e-03", with as many digits as the rate needs.
     """
     runs = []
     for method, others in profile.rates.items():
         runs.append(Run("vtab1k", task, method, profile, seed))
         for rate in others:
             recipe = profile.methods | {method: profile.methods.get(method, {}) | {"learning_rate": rate}}
-            runs.append(Run("recipe", task, method, replace(profile, methods=recipe), seed, label=f"{method}-{rate:.0e}"))
+            runs.append(Run("recipe", task, method, replace(profile, methods=recipe), seed, label=f"{method}-{exactly(rate)}"))
     return runs
+
+
+def exactly(number: float) -> str:
+    """Return a number as text with no more digits than tell it from every other: "3e-03", "1.6e-04"."""
+    return next(text for digits in range(17) if float(text := f"{number:.{digits}e}") == number)
 
 
 def sensitivity(task: str, profile: Profile, seed: int = 0) -> list[Run]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from glora_lib.runs import run as run_module
-from glora_lib.runs.controls import controls, other_sizes, rates, sensitivity, whole_budget
+from glora_lib.runs.controls import controls, exactly, other_sizes, rates, sensitivity, whole_budget
 from glora_lib.runs.grid import execute
 from glora_lib.runs.profile import CONTROLS, CPU, PAPER, SMOKE
 from glora_lib.runs.run import Run
@@ -99,3 +99,12 @@ def test_the_oracle_says_that_it_selected_on_test_images(tmp_path, monkeypatch):
     assert oracle.metrics["test"] == max(scores)
     assert oracle.cost["search_images"] >= oracle.metrics["n_test"] * PROFILE.population  # the random start is scored whole
     assert "test" not in random.history["search"][0]
+
+
+def test_labels_of_rates_are_the_shortest_that_tell_them_apart():
+    numbers = [3e-3, 2e-4, 1.6e-4, 1e-3, 0.00010000000000000002, 0.1 + 0.2, 1.0, 12.5]
+    texts = [exactly(number) for number in numbers]
+    assert texts[:4] == ["3e-03", "2e-04", "1.6e-04", "1e-03"]
+    assert [float(text) for text in texts] == numbers
+    close = replace(CPU, rates={"lora": (1.6e-4, 2e-4)})
+    assert len({run.id for run in rates("gratings", close)}) == 3
