@@ -20,16 +20,16 @@ ROOMS = {
     "glora": {"training"},
     "methods": {"glora", "training"},
     "runs": {"backbones", "data", "glora", "methods", "paths", "runs.profile", "training"},
-    "recompute": {"data", "runs", "runs.profile"},
     "measures": {"backbones", "data", "glora", "methods", "paths", "runs", "runs.profile", "training"},
     "benchmark": {"backbones", "data", "glora", "measures", "methods", "paths", "runs", "runs.profile", "training"},
-    "audit": {"glora", "measures", "methods", "paths", "recompute", "runs", "runs.profile", "training"},
+    "audit": {"glora", "measures", "methods", "paths", "runs", "runs.profile", "training"},
+    "finetune": {"backbones", "data", "glora", "measures", "methods", "paths", "runs", "runs.profile", "training"},
     "plot": {"glora", "paths", "runs.profile"},
 }
 # inside a large room, a module imports from the lines above its own
 INSIDE = {
     "glora": ("space fast_linear fusable", "class_token layer plain search", "shaped", "conv norm", "model", "score"),
-    "runs": ("profile provenance", "record", "run", "controls stages", "grid plan", "kept"),
+    "runs": ("profile provenance", "record", "run", "controls stages", "grid plan", "kept recompute"),
     "audit": (
         "sources judge",
         "counts dimensions equations measured protocol superlora superset table1",

@@ -6,7 +6,7 @@ import pandas as pd
 
 from glora_lib.audit.measured import SEEDS
 from glora_lib.paths import DATA
-from glora_lib.recompute import AGAIN, compare
+from glora_lib.runs.recompute import AGAIN, compare
 from glora_lib.runs.record import all_results
 
 
