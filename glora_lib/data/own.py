@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import Tensor
+
 from glora_lib.data.folder import LISTS, decode, from_rows, hashes_of, load_folder, read_list
 from glora_lib.data.notes import Row
 from glora_lib.data.task import DataError, Task
@@ -67,11 +69,16 @@ def load_own(place: str | Path, size: int, seed: int = 0) -> Own:
     if max(counts.values()) >= 5 * min(counts.values()):
         few, many = (names[pick(counts, key=counts.get)] for pick in (min, max))
         notes.append(f"classes are uneven: {many!r} has {max(counts.values())} pictures, {few!r} {min(counts.values())}")
-    flat = sum(int(images.max() == images.min()) for part in (task.train, task.val, task.test) for images in part.raw[:])
+    flat = sum(_flat(part.raw) for part in (task.train, task.val, task.test))
     if flat:
         notes.append(f"{flat} picture{'s are' if flat > 1 else ' is'} of one colour all over")
     files = {part: [path for path, _, _ in found] for part, found in lists.items()}
     return Own(replace(task, notes=(*task.notes, *notes)), files)
+
+
+def _flat(raw) -> int:
+    """Return how many pictures have one colour all over; 0 for those that are too many to be in memory."""
+    return int((raw == raw[:, :, :1, :1]).flatten(1).all(1).sum()) if isinstance(raw, Tensor) else 0
 
 
 def _listed(place: Path) -> Listed:

@@ -4,8 +4,7 @@ import argparse
 import sys
 
 from glora_lib.backbones import PACKAGED, BackboneError
-from glora_lib.data import DataError
-from glora_lib.finetune.pipeline import FUSABLE, FinetuneError, finetune
+from glora_lib.finetune.pipeline import EPOCHS, FUSABLE, finetune
 from glora_lib.training.batch import TrainingError
 
 
@@ -18,12 +17,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--backbone", default=PACKAGED, help="a timm architecture; default %(default)s")
     parser.add_argument("--weights", default="", help='a file, or "hub" for timm\'s own; nothing for the packaged backbone')
     parser.add_argument("--image-size", type=int, help="pixels a side; default 42, of other backbones their own")
-    parser.add_argument("--epochs", type=int, help="of training; default 10")
+    parser.add_argument("--epochs", type=int, help=f"of training; default {EPOCHS}")
     parser.add_argument("--seed", type=int, default=0)
     args = vars(parser.parse_args(argv))
     try:
         print(finetune(args.pop("folder"), **args))
-    except (BackboneError, DataError, FinetuneError, TrainingError, OSError) as error:
+    except (BackboneError, TrainingError, ValueError, OSError) as error:
         print(f"finetune: {error}", file=sys.stderr)
         return 2
     return 0

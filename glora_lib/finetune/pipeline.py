@@ -34,7 +34,9 @@ from glora_lib.training.files import replacing
 from glora_lib.training.loop import train
 
 FUSABLE = [method for method in METHODS if method not in NOT_FUSABLE]
-EPOCHS, GENERATIONS = 10, 2  # what two cores do in two minutes, with 1,000 pictures of 42 pixels
+# what two cores do in two minutes, with 1,000 pictures of 42 pixels; most of it is training, which limits a supernet
+EPOCHS = 12
+SEARCH = {"population": 30, "parents": 6, "mutations": 15, "crossovers": 15, "generations": 1}
 
 
 class FinetuneError(ValueError):
@@ -55,9 +57,9 @@ def finetune(
 ) -> Report:
     """Fine-tune a backbone on pictures of your own and return the report; files go to `out`.
 
-    The recipe is the cpu profile's, with fewer epochs. What is chosen is chosen on val; test is looked at once, at the end. In
-    `out`: model.safetensors and model.onnx, the fused model; adapter.safetensors; load_it.py, which uses the model without this
-    library; report.json. Called again, it goes on where it was, or returns the report of a finished run.
+    The recipe is the cpu profile's, with fewer epochs and a smaller search. What is chosen is chosen on val; test is looked at
+    once, at the end. In `out`: model.safetensors and model.onnx, the fused model; adapter.safetensors; load_it.py, which uses
+    the model without this library; report.json. Called again, it goes on where it was, or returns the report of a finished run.
 
     Args:
         folder: class folders, a .csv, or lists as in VTAB: see `data.own`.
@@ -75,13 +77,14 @@ def finetune(
         raise FinetuneError(f"{method!r} leaves no plain model: it cannot be fused, or is none; valid: {', '.join(FUSABLE)}")
     if backbone == EFFICIENTNET:
         raise FinetuneError(f"{backbone!r} has a first layer of its own, which timm alone does not have; take a timm name")
-    recipe = replace(PROFILES["cpu"].for_method(method), generations=GENERATIONS, epochs=epochs or EPOCHS)
+    recipe = replace(PROFILES["cpu"].for_method(method), **SEARCH, epochs=epochs or EPOCHS)
     if method == "linear":
         recipe = replace(PROFILES["cpu"].for_method(method), **({"epochs": epochs} if epochs else {}))
     recipe = replace(recipe, backbone=backbone, weights=weights, image_size=image_size or _own_size(backbone))
     own = load_own(folder, recipe.image_size, seed)
     out = Path(out) if out is not None else OUT / "finetune" / own.task.name
-    begin(out, own, recipe, method, seed)
+    settings = recipe.settings() | {"method": method, "seed": seed, "pictures": own.task.sha256}
+    refuse_another(out, settings)
     if (out / "report.json").exists():
         return Report.load(out / "report.json")
     _introduce(own, say)
@@ -90,6 +93,7 @@ def finetune(
     model = backbones.load_backbone(
         backbone, classes=own.task.classes, image_size=recipe.image_size, weights=weights, seed=seed
     ).to(device())  # fmt: skip
+    kept(out / "settings.json", lambda: settings)
     early = kept(out / "state" / "early.json", lambda: early_numbers(model, own.task, recipe, seed))
     say("early: " + ", ".join(f"{name} {value:.1%}" for name, value in early.items()))
 
@@ -131,12 +135,13 @@ def finetune(
     return report
 
 
-def begin(out: Path, own: Own, recipe: Profile, method: str, seed: int) -> None:
-    """Write down what `out` is for, or compare; a FinetuneError names what differs from the run that it holds."""
-    mine = recipe.settings() | {"method": method, "seed": seed, "pictures": own.task.sha256}
-    mine = json.loads(json.dumps(mine))
-    there = kept(out / "settings.json", lambda: mine)
-    if changed := {name: (there.get(name), mine.get(name)) for name in there | mine if there.get(name) != mine.get(name)}:
+def refuse_another(out: Path, settings: dict) -> None:
+    """Raise a FinetuneError that names what differs, if `out` holds a run of other settings or pictures."""
+    if not (out / "settings.json").exists():
+        return
+    there, mine = kept(out / "settings.json", dict), json.loads(json.dumps(settings))
+    changed = {name: (there.get(name), mine.get(name)) for name in there | mine if there.get(name) != mine.get(name)}
+    if changed:
         raise FinetuneError(f"{out} holds another run, (there, here): {changed}; name another folder, or delete it")
 
 

@@ -150,7 +150,9 @@ def _taken(layer: GLoRALinear, tensor: str, parts: Mapping[str, Tensor]) -> str:
 def _put(model: nn.Module, made: Mapping[str, nn.Module], rest: dict[str, Tensor], reasons: list[str]) -> nn.Module:
     """Return the model with the layers made, and with the other tensors in their places; raise for anything left over."""
     model.requires_grad_(False)
-    unknown = fill(model, {name.replace(".base_layer.", "."): tensor for name, tensor in rest.items()})
+    # peft keeps the frozen original beside what is trained whole
+    rest = {name: tensor for name, tensor in rest.items() if ".original_module." not in name}
+    unknown = fill(model, {re.sub(r"\.(base_layer|modules_to_save)\.", ".", name): tensor for name, tensor in rest.items()})
     reasons += [f"nothing here is called {name}" for name in unknown]
     if reasons or not made:
         raise ExchangeError("this adapter of peft's cannot be expressed here", reasons or ["it has no adapted layer"])
