@@ -28,14 +28,22 @@ ROOMS = {
 }
 # inside a large room, a module imports from the lines above its own
 INSIDE = {
-    "glora": ("space fast_linear fusable", "class_token layer plain search", "shaped", "conv norm", "model", "score"),
-    "runs": ("profile provenance", "record", "run", "controls stages", "grid plan", "kept recompute"),
+    "glora": (
+        "space fast_linear fusable",
+        "class_token layer plain search",
+        "masked shaped",
+        "conv norm",
+        "model",
+        "generation",
+        "score",
+    ),
+    "runs": ("profile provenance", "record", "run", "controls stages", "together plan", "grid", "kept recompute"),
     "audit": (
         "sources judge",
-        "counts dimensions equations measured protocol superlora superset table1",
-        "selection tables",
-        "checklist coverage desk findings",
-        "report",
+        "counts dimensions equations intervals protocol superlora superset table1",
+        "measured selection tables",
+        "desk findings",
+        "checklist coverage report",
         "__main__",
     ),
 }

@@ -12,8 +12,14 @@ FORWARD = 1 / 3  # of a training step's operations
 
 def controls(task: str, profile: Profile, seed: int = 0) -> list[Run]:
     """Return the runs of the controls that the profile names for a task, in that order, in the experiment "controls"."""
-    longer = profile.methods | {"lora": profile.methods.get("lora", {}) | {"epochs": whole_budget(profile)}}
-    recipes = {"lora_long": ("lora", replace(profile, methods=longer))}
+    changes = {
+        "lora_long": {"epochs": whole_budget(profile)},
+        "lora_matched": {"options": {"rank": profile.rank, "placement": "all"}},
+    }
+    lora = profile.methods.get("lora", {})
+    recipes = {
+        name: ("lora", replace(profile, methods=profile.methods | {"lora": lora | change})) for name, change in changes.items()
+    }
     runs = []
     for name in profile.controlled.get(task, ()):
         method, recipe = recipes.get(name, (name, profile))

@@ -41,6 +41,14 @@ def test_lora_gets_that_budget_and_keeps_the_rest_of_its_recipe(profile):
     assert recipe["epochs"] > profile.epochs
 
 
+@pytest.mark.parametrize("profile", [PAPER, CPU, SMOKE])
+def test_the_matched_lora_changes_rank_and_placement_alone(profile):
+    everywhere = replace(profile, controlled={"gratings": ("lora_matched",)})
+    (matched,) = controls("gratings", everywhere)
+    recipe, plain = matched.recipe.settings(), Run("vtab1k", "gratings", "lora", profile).recipe.settings()
+    assert recipe == plain | {"options": {"rank": profile.rank, "placement": "all"}}
+
+
 def test_searches_of_one_supernet_share_its_training():
     by_name = {run.method: run for run in controls("indian_pines_9", CPU)}
     glora = Run("vtab1k", "indian_pines_9", "glora", CPU)
