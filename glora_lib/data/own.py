@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from PIL import Image
 from torch import Tensor
 
 from glora_lib.data.folder import LISTS, decode, from_rows, hashes_of, load_folder, read_list
@@ -195,3 +196,16 @@ def split(rows: Sequence[Row], given: Mapping[Path, str], seed: int) -> dict[str
         for content, members in groups.items():
             lists[places.setdefault(content, "train")] += members
     return lists
+
+
+def write_folder(task: Task, root: Path, number: int) -> Path:
+    """Write the first `number` pictures of a task, train before val before test, as JPEGs into class folders; return `root`."""
+    left = number
+    for part in ("train", "val", "test"):
+        images = getattr(task, part)
+        for index in range(min(left, len(images))):
+            place = root / task.class_names[int(images.labels[index])].replace("/", "-") / f"{part}{index:05d}.jpg"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(images.raw[index].permute(1, 2, 0).numpy()).save(place, quality=95)
+        left -= min(left, len(images))
+    return root

@@ -10,6 +10,7 @@ from torch import nn
 
 from glora_lib.data.own import Own
 from glora_lib.training.files import replacing
+from glora_lib.training.loop import accuracy
 
 HARDEST = 12  # pictures that are named
 ALONE = 2000  # test pictures up to which each is asked alone
@@ -26,6 +27,7 @@ class Report:
     pictures: dict[str, int]  # split -> how many
     notes: list[str]
     early: dict[str, float]  # on val, before fine-tuning
+    val: float  # accuracy on val, where it was chosen
     accuracy: float  # on test
     interval: tuple[float, float]  # 95 %, Wilson's; the pictures count as drawn independently
     confusion: list[list[int]]  # test pictures: a row a true class, a column a predicted one
@@ -41,7 +43,7 @@ class Report:
         n, early = self.pictures["test"], ", ".join(f"{name} {value:.1%}" for name, value in self.early.items())
         lines = [
             f"{self.name}: {self.accuracy:.1%} of {n} test pictures, 95 % between {low:.1%} and {high:.1%} ({self.method})",
-            f"on val, before: {early}",
+            f"on val: {self.val:.1%}; before: {early}",
             *(f"note: {note}" for note in self.notes),
             f"most often confused: {self.confused()}",
             "hardest: "
@@ -86,6 +88,7 @@ def measure(model: nn.Module, own: Own, **known) -> Report:
     task, at_once = own.task, 1 if len(own.task.test) <= ALONE else 100
     places = [list(range(i, min(i + at_once, len(task.test)))) for i in range(0, len(task.test), at_once)]
     logits = torch.cat([model(task.test[batch][0]) for batch in places])
+    val = accuracy(model, task.val)
     if not logits.isfinite().all():
         raise ValueError("the model's outputs on test are not finite; train again with a lower rate")
     predictions, labels = logits.argmax(1), task.test.labels
@@ -107,6 +110,7 @@ def measure(model: nn.Module, own: Own, **known) -> Report:
         classes=list(task.class_names),
         pictures={part: len(getattr(task, part)) for part in ("train", "val", "test")},
         notes=list(task.notes),
+        val=val,
         accuracy=right / len(labels),
         interval=wilson(right, len(labels)),
         confusion=confusion.tolist(),
