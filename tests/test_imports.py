@@ -20,10 +20,10 @@ ROOMS = {
     "glora": {"training"},
     "methods": {"glora", "training"},
     "runs": {"backbones", "data", "glora", "methods", "paths", "runs.profile", "training"},
-    "recompute": {"data", "runs", "runs.profile"},
     "measures": {"backbones", "data", "glora", "methods", "paths", "runs", "runs.profile", "training"},
     "benchmark": {"backbones", "data", "glora", "measures", "methods", "paths", "runs", "runs.profile", "training"},
-    "audit": {"glora", "measures", "methods", "paths", "recompute", "runs", "runs.profile", "training"},
+    "audit": {"glora", "measures", "methods", "paths", "runs", "runs.profile", "training"},
+    "finetune": {"backbones", "data", "glora", "measures", "methods", "paths", "runs", "runs.profile", "training"},
     "plot": {"glora", "paths", "runs.profile"},
 }
 # inside a large room, a module imports from the lines above its own
@@ -37,7 +37,7 @@ INSIDE = {
         "generation",
         "score",
     ),
-    "runs": ("profile provenance", "record", "run", "controls stages", "together plan", "grid pack", "kept unpack"),
+    "runs": ("profile provenance", "record", "run", "controls stages", "together plan", "grid pack", "kept recompute unpack"),
     "audit": (
         "sources judge",
         "counts dimensions equations intervals protocol superlora superset table1",
