@@ -1,4 +1,5 @@
 # make reproduce   all notebooks in the cpu profile; PROFILE=smoke|cpu|paper COMPUTE=none|missing|all ONLY="04 05"
+# make figures     the same, and the committed figures that came out otherwise are rewritten
 # make test        lint, contract, import table, unit tests, and all notebooks in the smoke profile
 # make lab         JupyterLab in notebooks/
 # Each makes the environment in .venv first: once, and again when a pin changes. PYTHON=python3.11 picks the interpreter.
@@ -15,18 +16,23 @@ INSTALLED := .venv/.installed
 # -qq: only errors; the lines of the set-up below say what goes on
 PIP       := PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install -qq --no-input
 
-.PHONY: reproduce test lab format clean
+.PHONY: reproduce figures test lab format clean
+
+REPRODUCE = $(PY) reproduce.py --profile $(PROFILE) --compute $(COMPUTE) $(if $(strip $(ONLY)),--only $(ONLY))
 
 reproduce: $(INSTALLED)
-	$(PY) reproduce.py --profile $(PROFILE) --compute $(COMPUTE) $(if $(strip $(ONLY)),--only $(ONLY))
+	$(REPRODUCE)
+
+figures: $(INSTALLED)
+	$(REPRODUCE) --rewrite-figures
 
 # The cheap checks come first; pytest's closing line is repeated at the end, below the notebooks' lines.
 test: $(INSTALLED)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	@mkdir -p out
-	$(PY) -m pytest | tee out/pytest.txt
-	$(PY) reproduce.py --profile smoke --compute all
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses 4 --dist loadfile | tee out/pytest.txt
+	$(PY) reproduce.py --profile smoke --compute all --jobs 2
 	@tail -n 1 out/pytest.txt
 
 lab: $(INSTALLED)

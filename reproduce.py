@@ -16,7 +16,10 @@ import re
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import nbformat
@@ -27,8 +30,10 @@ import yaml
 from nbconvert import HTMLExporter
 
 from glora_lib.paths import NOTEBOOKS, OUT
+from glora_lib.plot import committed
 from glora_lib.runs.profile import PROFILES
 from glora_lib.runs.record import all_results
+from glora_lib.training.threads import share
 
 TIMEOUT = 3600  # seconds a notebook
 
@@ -198,6 +203,45 @@ def list_records(profile: str, since: str) -> pd.DataFrame:
     return listed
 
 
+def outcomes(notebooks: list[Path], parameters: list[dict], args: argparse.Namespace) -> Iterator[tuple[Path, Outcome]]:
+    """Yield each notebook with its outcome, in order, `args.jobs` of them running at once."""
+    rest = [OUT / args.profile] * len(notebooks), [args.timeout] * len(notebooks)
+    if args.jobs == 1:
+        for notebook, *arguments in zip(notebooks, parameters, *rest, strict=True):
+            print(f"{notebook.stem:<42}", end="", flush=True)
+            yield notebook, run(notebook, *arguments)
+        return
+    os.environ["OMP_NUM_THREADS"] = str(share(args.jobs))  # of the kernels
+    # a process for each, whose children are its kernel alone, so that memory is counted a notebook
+    with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
+        for notebook, outcome in zip(notebooks, pool.map(run, notebooks, parameters, *rest), strict=True):
+            print(f"{notebook.stem:<42}", end="", flush=True)
+            yield notebook, outcome
+
+
+def report(outcome: Outcome) -> bool:
+    """Print the rest of a notebook's line; return whether it failed."""
+    state = "FAILED" if outcome.failure else "ok"
+    print(f"{state:<7} {outcome.seconds:7.1f} s {outcome.peak_bytes / 2**30:6.2f} GiB", flush=True)
+    if outcome.failure:
+        print(f"    {outcome.failure}", flush=True)
+    return bool(outcome.failure)
+
+
+def compare_figures(profile: str, since: float, rewrite: bool) -> None:
+    """Print how the figures drawn after `since` differ from the committed ones; with `rewrite`, copy those over them."""
+    figures = committed.compare(PROFILES[profile], since)
+    if not figures:
+        return
+    different = [figure for figure in figures if figure.difference]
+    print(f"\n{len(figures) - len(different)} of {len(figures)} figures are the committed ones but for rounding")
+    print(*(f"    {figure.name} {figure.difference}" for figure in different), sep="\n")
+    if rewrite:
+        print(*(f"    rewritten: {path}" for path in committed.rewrite(PROFILES[profile], figures)), sep="\n")
+    elif different:
+        print(f"    they are in {OUT / profile / 'figures'}; `make figures` makes them the committed ones")
+
+
 def assignment(text: str) -> tuple[str, object]:
     """Return the name and the value, typed as in YAML, of `name=value`."""
     name, equals, value = text.partition("=")
@@ -215,6 +259,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--set", nargs="+", action="extend", type=assignment, default=[], metavar="NAME=VALUE")
     parser.add_argument("--workers", type=int, help="processes that compute runs at once; default 1")
     parser.add_argument("--scheduler", metavar="TCP", help="a Dask cluster that computes runs instead, tcp://host:8786")
+    parser.add_argument("--jobs", type=int, default=1, help="notebooks at once, which share the processor's cores out")
+    parser.add_argument("--rewrite-figures", action="store_true", help="copy what differs from the committed figures over them")
     parser.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds a notebook")
     return parser.parse_args(argv)
 
@@ -236,19 +282,12 @@ def main(argv: list[str] | None = None) -> int:
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
     os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # tqdm asks for widgets, which a headless run does not show
 
-    # only some notebooks compute runs
-    computing = {name: value for name in ("workers", "scheduler") if (value := getattr(args, name)) is not None}
-    failed, start = 0, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    for notebook in notebooks:
-        print(f"{notebook.stem:<42}", end="", flush=True)
-        names = declared(notebook)
-        given = parameters | {name: value for name, value in computing.items() if name in names}
-        outcome = run(notebook, given, OUT / args.profile, args.timeout)
-        state = "FAILED" if outcome.failure else "ok"
-        print(f"{state:<7} {outcome.seconds:7.1f} s {outcome.peak_bytes / 2**30:6.2f} GiB", flush=True)
-        if outcome.failure:
-            failed += 1
-            print(f"    {outcome.failure}", flush=True)
+    # what only some notebooks take: the profile's parameters, and how runs are computed
+    some = dict(PROFILES[args.profile].parameters)
+    some |= {name: value for name in ("workers", "scheduler") if (value := getattr(args, name)) is not None}
+    start = time.time()
+    given = [{name: value for name, value in some.items() if name in declared(path)} | parameters for path in notebooks]
+    failed = sum(report(outcome) for _, outcome in outcomes(notebooks, given, args))
 
     from glora_lib.audit import verdicts  # only now: it reads the records that the notebooks have just written
 
@@ -256,7 +295,8 @@ def main(argv: list[str] | None = None) -> int:
     if len(table):
         shown = table.filter(["id", "reported", "ours", "verdict"])  # notebook 99 and `python -m glora_lib.audit` have it all
         print(f"\n{shown.to_string(index=False, max_colwidth=60)}")
-    records = list_records(args.profile, start)
+    compare_figures(args.profile, start, args.rewrite_figures)
+    records = list_records(args.profile, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(start)))
     print(f"\nrecords, each one in {OUT / args.profile / 'records.csv'}; new: computed by this run")
     counts = records.groupby("experiment")["new"].agg(["size", "sum"])
     print(*(f"    {row.Index:<24}{row.size:5} records, {row.sum} new" for row in counts.itertuples()), sep="\n")

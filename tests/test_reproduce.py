@@ -3,6 +3,7 @@
 import re
 import sys
 import types
+from dataclasses import replace
 
 import nbformat
 import pandas as pd
@@ -65,6 +66,24 @@ def test_carries_on_after_a_failure_and_names_the_cell(project, capsys):
     assert any("direction" in line for line in rest)
     assert rest[-1].startswith("1 of 2 notebooks ran")
     assert (project.parent / "out" / "smoke" / "01_one.html").exists()
+
+
+def test_several_at_once_are_reported_in_order_and_each_counts_its_own_kernel(project, capsys):
+    for number in ("01", "02", "03"):
+        write(project / f"{number}_notebook.ipynb", "print(seeds)")
+    assert reproduce.main(["--profile", "smoke", "--jobs", "2"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()[:3]]
+    assert [line[0] for line in lines] == ["01_notebook", "02_notebook", "03_notebook"]
+    assert all(line[1] == "ok" and 0.01 < float(line[4]) < 0.3 for line in lines)
+
+
+def test_the_profile_gives_its_parameters_to_notebooks_that_declare_them_and_the_command_line_wins(project, monkeypatch):
+    changed = replace(reproduce.PROFILES["smoke"], parameters={"seeds": 5, "rounds": 1})
+    monkeypatch.setitem(reproduce.PROFILES, "smoke", changed)
+    write(project / "01_one.ipynb", "assert seeds == 5")
+    assert reproduce.main(["--profile", "smoke"]) == 0
+    write(project / "01_one.ipynb", "assert seeds == 7")
+    assert reproduce.main(["--profile", "smoke", "--set", "seeds=7"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def measure(setting: Setting, say=lambda line: None) -> Record:
     stage("steps", lambda: {dtype: steps.times(setting, dtype) for dtype in dtypes})
     stage("memory", lambda: fresh.memory(setting, MEMORY, whole=("supernet",)))
     stage("search", lambda: searching.search(setting))
-    stage("start_up", lambda: fresh.start_up(setting))
+    stage("start_up", lambda: fresh.start_up(setting, repeats=min(2, setting.rounds)))
     stage("growth", lambda: growth.growth(setting, rounds=max(1, setting.rounds // 4)))
     stage("operations", lambda: limits.step_operations(setting))
     stage("profiles", lambda: limits.profiles(setting))

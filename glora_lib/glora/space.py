@@ -6,7 +6,9 @@ ranks 5 * 5 * 4 * 3 * 3 = 900. The layers choose independently, so 48 layers hav
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
 from math import prod
 from typing import Protocol, runtime_checkable
 
@@ -31,11 +33,22 @@ class Choice:
     E: str = "none"  # shifts b0
 
     def __post_init__(self):
-        for tensor, form in asdict(self).items():
+        for tensor, form in zip(TENSORS, self.forms, strict=True):
             if not isinstance(form, str) or (form not in ("none", "scalar", "vector") and lora_rank(form) == 0):
                 raise ValueError(f"{form!r} is no form of {tensor}; valid: none, scalar, vector, lora and a rank (lora8)")
             if (tensor == "C" and form == "scalar") or (tensor in "DE" and lora_rank(form)):
                 raise ValueError(f"{tensor} has no form {form!r} (Eq. 11); valid: {', '.join(forms(tensor, (8,)))}")
+
+    @property
+    def forms(self) -> tuple[str, str, str, str, str]:
+        """The forms of A, B, C, D and E, in this order."""
+        return self.A, self.B, self.C, self.D, self.E
+
+
+@lru_cache(maxsize=100_000)
+def chosen(*genes: str) -> Choice:
+    """Return the choice with these forms of A, B, C, D and E; the same object every time, since a search asks for millions."""
+    return Choice(*genes)
 
 
 Config = Mapping[str, Choice]  # layer name -> choice
@@ -92,6 +105,9 @@ class Space:
         if unknown := set(self.kinds.values()) - set(KINDS):
             raise ValueError(f"unknown kinds of layers {sorted(unknown)}; valid: {', '.join(KINDS)}")
         self._forms = {kind: {tensor: forms(tensor, self.ranks, kind) for tensor in TENSORS} for kind in KINDS}
+        self._options = {name: tuple(self._forms[kind].values()) for name, kind in self.kinds.items()}
+        # the letters of every choice that was checked, which belongs to a layer of the kind
+        self._letters: dict[str, dict[Choice, str]] = {kind: {} for kind in KINDS}
         self.forms = self._forms["linear"]
 
     def forms_of(self, name: str) -> dict[str, tuple[str, ...]]:
@@ -105,18 +121,15 @@ class Space:
 
     def count(self) -> int:
         """Return the exact number of configurations; if all layers are linear, `per_layer ** layers` (the paper: 432 x 48)."""
-        return prod(len(options) for name in self.layer_names for options in self.forms_of(name).values())
+        return prod(len(options) for layer in self._options.values() for options in layer)
 
     def choices(self, kind: str = "linear") -> list[Choice]:
         """Return every choice of one layer of a kind, in a fixed order."""
-        choices = [Choice()]
-        for tensor, options in self._forms[kind].items():
-            choices = [replace(choice, **{tensor: form}) for choice in choices for form in options]
-        return choices
+        return [chosen(*genes) for genes in product(*self._forms[kind].values())]
 
     def sample(self, rng: RandomSource) -> dict[str, Choice]:
         """Draw every support tensor of every layer uniformly and independently, as the authors' layer does at each step."""
-        return {name: Choice(*(_pick(rng, options) for options in self.forms_of(name).values())) for name in self.layer_names}
+        return {name: chosen(*(_pick(rng, options) for options in layer)) for name, layer in self._options.items()}
 
     def uniform(self, choice: Choice) -> dict[str, Choice]:
         """Return the configuration in which every layer makes the same choice."""
@@ -128,19 +141,19 @@ class Space:
         The draw may give the old form again, as in the authors' code, so fewer genes change than are drawn.
         """
         return {
-            name: Choice(
+            name: chosen(
                 *(
-                    _pick(rng, options) if rng.random() < probability else getattr(config[name], tensor)
-                    for tensor, options in self.forms_of(name).items()
+                    _pick(rng, options) if rng.random() < probability else form
+                    for options, form in zip(layer, config[name].forms, strict=True)
                 )
             )
-            for name in self.layer_names
+            for name, layer in self._options.items()
         }
 
     def cross(self, first: Config, second: Config, rng: RandomSource) -> dict[str, Choice]:
         """Return a child that takes every gene from either parent with probability 1/2."""
         return {
-            name: Choice(*(getattr(_pick(rng, (first, second))[name], tensor) for tensor in TENSORS))
+            name: chosen(*(_pick(rng, pair) for pair in zip(first[name].forms, second[name].forms, strict=True)))
             for name in self.layer_names
         }
 
@@ -149,42 +162,53 @@ class Space:
 
         Counted as the authors do (evolution_utils.py): a layer without bias pays for D although D has nothing to scale.
         """
-        total = 0
-        for name, choice in self.check(config).items():
-            d2, d1 = shapes[name]
-            for tensor, form in asdict(choice).items():
-                rows, columns = (d1, 1) if tensor == "C" else (d2, d1)
-                total += {"none": 0, "scalar": 1, "vector": rows}.get(form, lora_rank(form) * (rows + columns))
-        return total
+        return sum(stored(choice, *shapes[name]) for name, choice in self.check(config).items())
 
     def check(self, config: Config) -> Config:
         """Return `config` unchanged if it belongs to this space; else raise a ValueError that names what does not."""
         check_names(config, self.layer_names)
         for name, choice in config.items():
-            for tensor, form in asdict(choice).items():
-                if form not in self.forms_of(name)[tensor]:
-                    valid = ", ".join(self.forms_of(name)[tensor])
-                    raise ValueError(f"unknown choice {form!r} for {tensor} of layer {name!r}; valid here: {valid}")
+            if choice not in self._letters[self.kinds[name]]:
+                self._spell(name, choice)
         return config
 
     def encode(self, config: Config) -> str:
         """Return the configuration as a short string: one letter a gene, layers in order. `decode` reads it back."""
-        genes = (
-            (options, getattr(config[name], tensor))
-            for name in self.layer_names
-            for tensor, options in self.forms_of(name).items()
+        letters = self._letters
+        return "".join(
+            [letters[kind].get(config[name]) or self._spell(name, config[name]) for name, kind in self.kinds.items()]
         )
-        return "".join(chr(ord("a") + options.index(form)) for options, form in genes)
 
     def decode(self, key: str) -> dict[str, Choice]:
         """Return the configuration that `encode` wrote."""
-        options = [options for name in self.layer_names for options in self.forms_of(name).values()]
+        options = [options for layer in self._options.values() for options in layer]
         genes = [forms[ord(letter) - ord("a")] for forms, letter in zip(options, key, strict=True)]
-        return {name: Choice(*genes[5 * place : 5 * place + 5]) for place, name in enumerate(self.layer_names)}
+        return {name: chosen(*genes[5 * place : 5 * place + 5]) for place, name in enumerate(self.layer_names)}
+
+    def _spell(self, name: str, choice: Choice) -> str:
+        """Return a choice's letters and keep them; a choice that does not belong to the space is a ValueError."""
+        for (tensor, valid), form in zip(self.forms_of(name).items(), choice.forms, strict=True):
+            if form not in valid:
+                raise ValueError(f"unknown choice {form!r} for {tensor} of layer {name!r}; valid here: {', '.join(valid)}")
+        places = (options.index(form) for options, form in zip(self._options[name], choice.forms, strict=True))
+        letters = self._letters[self.kinds[name]][choice] = "".join(chr(ord("a") + place) for place in places)
+        return letters
+
+
+@lru_cache(maxsize=100_000)
+def stored(choice: Choice, d2: int, d1: int) -> int:
+    """Return how many numbers a choice stores in a layer of d2 outputs and d1 inputs, counted as `Space.parameters` does."""
+    total = 0
+    for tensor, form in zip(TENSORS, choice.forms, strict=True):
+        rows, columns = (d1, 1) if tensor == "C" else (d2, d1)
+        total += {"none": 0, "scalar": 1, "vector": rows}.get(form, lora_rank(form) * (rows + columns))
+    return total
 
 
 def check_names(config: Config, layer_names: Collection[str]) -> None:
     """Raise a ValueError that names the layers which `config` lacks or which the model does not have."""
+    if len(config) == len(layer_names) and all(name in config for name in layer_names):
+        return
     missing = [name for name in layer_names if name not in config]
     unknown = [name for name in config if name not in layer_names]
     if missing or unknown:
@@ -196,15 +220,14 @@ def check_names(config: Config, layer_names: Collection[str]) -> None:
 
 def to_json(config: Config) -> dict[str, dict[str, str]]:
     """Return the configuration as plain JSON types."""
-    return {name: asdict(choice) for name, choice in config.items()}
+    return {name: dict(zip(TENSORS, choice.forms, strict=True)) for name, choice in config.items()}
 
 
 def from_json(data: Mapping[str, Mapping[str, str]]) -> dict[str, Choice]:
     """Return the configuration that `to_json` wrote; a ValueError names a tensor or a form that does not exist."""
-    known = {field.name for field in fields(Choice)}
     for name, forms_by_tensor in data.items():
-        if set(forms_by_tensor) - known:
-            raise ValueError(f"layer {name!r} has unknown tensors {set(forms_by_tensor) - known}; valid: {TENSORS}")
+        if unknown := set(forms_by_tensor) - set(TENSORS):
+            raise ValueError(f"layer {name!r} has unknown tensors {unknown}; valid: {TENSORS}")
     return {name: Choice(**forms_by_tensor) for name, forms_by_tensor in data.items()}
 
 

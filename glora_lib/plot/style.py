@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from glora_lib.paths import ROOT
+from glora_lib.paths import OUT
 from glora_lib.runs.profile import Profile
 
 # dark to light, so that lines and bars stay apart in grey; markers tell them apart a second time
@@ -16,8 +16,8 @@ HATCHES = ("", "//", "..", "xx", "--")
 
 
 def save(figure: Figure, name: str, profile: Profile) -> Path:
-    """Write the figure as `<name>.png` to the profile's folder; return the path."""
-    path = ROOT / profile.figures / f"{name}.png"
+    """Write the figure as `out/<profile>/figures/<name>.png`; return the path. The committed ones stay as they are."""
+    path = OUT / profile.name / "figures" / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120, bbox_inches="tight", metadata={"Software": None})
     return path

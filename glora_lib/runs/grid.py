@@ -17,6 +17,7 @@ from glora_lib.training.loop import accuracy
 from glora_lib.training.threads import share
 
 COMPUTE = ("none", "missing", "all")
+ANSWER = 30  # seconds in which a cluster must answer
 
 __all__ = ["COMPUTE", "Run", "execute", "fill"]
 
@@ -92,7 +93,7 @@ def _backend(scheduler: str | None):
         from dask.distributed import Client
     except ImportError as error:
         raise ImportError(f"a scheduler ({scheduler}) needs dask.distributed: pip install 'glora_lib[dask]'") from error
-    with Client(scheduler, timeout=30), parallel_config(backend="dask"):
+    with Client(scheduler, timeout=ANSWER), parallel_config(backend="dask"):
         yield
 
 

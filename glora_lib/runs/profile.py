@@ -81,13 +81,14 @@ class Profile:
     probability: float = 0.2  # a gene's chance to be drawn again in a mutation
     generations: int = 20
     limit: int | None = 1_000_000  # parameters of a subnet, head excluded
-    # where records and figures go, from the project's root
-    results: str = "data/results"
-    figures: str = "figures/paper"
+    # from the project's root
+    results: str = "data/results"  # where records go
+    figures: str = "figures/paper"  # where the committed figures lie; "" for none
     allow_dirty: bool = False  # read records of uncommitted code
     compared: bool = True  # whether its results are held against the paper's claims
     vtab_folders: bool = True  # where a VTAB-1K task and a packaged one share a name, which of them is meant
     options: dict = field(default_factory=dict)  # keyword arguments of the method's function
+    parameters: dict = field(default_factory=dict)  # what reproduce.py gives notebooks that declare it, instead of their own
     # what single methods change
     methods: dict[str, dict] = field(
         default_factory=lambda: {
@@ -123,7 +124,7 @@ class Profile:
         Options are there where the method has any.
         """
         around = ("name", "tasks", "controlled", "few_shot", "shots", "sources", "seeds", "other_seeds", "other_ranks")
-        around += ("rates", "methods", "results", "figures", "allow_dirty", "compared")
+        around += ("rates", "methods", "results", "figures", "allow_dirty", "compared", "parameters")
         around += () if self.options else ("options",)
         settings = {name: value for name, value in asdict(self).items() if name not in around}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
@@ -203,10 +204,11 @@ SMOKE = replace(
     generations=2,
     limit=None,
     results="out/smoke/results",
-    figures="out/smoke/figures",
+    figures="",
     allow_dirty=True,
     compared=False,
     vtab_folders=False,
+    parameters={"rounds": 1, "batch": 8, "side": 3},  # nothing that it times is read
     methods={},
 )
 

@@ -230,7 +230,7 @@ def test_the_fast_path_of_torch_s_encoder_layer_gets_the_effective_weight(monkey
         (("proj",), {f"blocks.{i}.attn.proj" for i in range(6)}),
         (("attn", "fc2"), {f"blocks.{i}.{name}" for i in range(6) for name in ("attn.qkv", "attn.proj", "mlp.fc2")}),
     ],
-    ids=str,
+    ids=["block", "layer", "last part", "two"],
 )
 def test_skip_takes_whole_names_and_last_parts(skip, missing):
     names, net = adapt(vit()).layer_names, adapt(vit(), skip=skip)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from glora_lib.runs import record
+from glora_lib.runs import grid, record
 from glora_lib.runs.grid import Run, fill
 from glora_lib.runs.profile import SMOKE
 from glora_lib.runs.record import Record
@@ -28,7 +28,7 @@ def cluster():
 @pytest.mark.slow
 def test_a_killed_worker_loses_no_record_and_none_is_written_twice(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(record, "ROOT", tmp_path)
-    runs = [Run("dask", "gratings", "lora", replace(SMOKE, epochs=30), seed) for seed in range(8)]
+    runs = [Run("dask", "gratings", "lora", replace(SMOKE, epochs=12), seed) for seed in range(6)]
     saved, killed = Counter(), []
     save = Record.save
 
@@ -60,5 +60,6 @@ def test_a_killed_worker_loses_no_record_and_none_is_written_twice(cluster, tmp_
 
 def test_an_address_where_nobody_answers_is_an_error_that_names_it(tmp_path, monkeypatch):
     monkeypatch.setattr(record, "ROOT", tmp_path)
+    monkeypatch.setattr(grid, "ANSWER", 1)
     with pytest.raises(OSError, match="127.0.0.1:1"):
         fill([Run("dask", "gratings", "linear", SMOKE)], scheduler="tcp://127.0.0.1:1")

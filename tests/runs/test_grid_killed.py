@@ -13,7 +13,7 @@ from fixtures.killed_grid import RUNS, compute
 def processes():
     """A server that has the library imported already and from which every grid is forked."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fixtures.killed_grid"])
+    context.set_forkserver_preload(["fixtures.killed_grid", "timm.models.vision_transformer"])
     return context
 
 
