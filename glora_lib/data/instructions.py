@@ -18,8 +18,8 @@ from glora_lib.data.task import DataError
 
 HEAD = "Below is an instruction that describes a task"
 TAIL = "Write a response that appropriately completes the request.\n\n### Instruction:\n{instruction}\n\n"
-ALONE = f"{HEAD}. {TAIL}### Response:\n"  # Taori et al., 2023
-WITH_INPUT = f"{HEAD}, paired with an input that provides further context. {TAIL}### Input:\n{{input}}\n\n### Response:\n"
+ALONE = f"{HEAD}. {TAIL}### Response:"  # both as in Stanford Alpaca's train.py (Taori et al., 2023)
+WITH_INPUT = f"{HEAD}, paired with an input that provides further context. {TAIL}### Input:\n{{input}}\n\n### Response:"
 IGNORED = -100  # the label of what is no response
 
 
@@ -45,7 +45,7 @@ def read(path: str | Path) -> list[dict]:
         records = [(f"record {number}", record) for number, record in enumerate(records)]
     else:
         records = []
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
                 try:
                     records.append((f"line {number}", json.loads(line)))
@@ -73,16 +73,13 @@ class Instructions(Dataset):
     """
 
     def __init__(self, records: Sequence[dict], tokenizer, length: int):
-        self.encoded = []
-        for number, record in enumerate(records):
-            asked = tokenizer(prompt(record)).input_ids
-            tokens = asked + tokenizer(record["output"]).input_ids + [tokenizer.eos_token_id]
+        self.encoded = [encode(record, tokenizer) for record in records]
+        for number, (tokens, _) in enumerate(self.encoded):
             if len(tokens) > length:
                 raise DataError(
-                    f"instruction {number} ({record['instruction'][:40]!r}) has {len(tokens)} tokens, more than the {length} that "
-                    "a sequence may have; leave it out (`fitting`) or allow longer sequences"
+                    f"instruction {number} ({records[number]['instruction'][:40]!r}) has {len(tokens)} tokens, more than the "
+                    f"{length} that a sequence may have; leave it out (`fitting`) or allow longer sequences"
                 )
-            self.encoded.append((tokens, len(asked)))
         self.padding = tokenizer.eos_token_id
         self.sha256 = hashlib.sha256(json.dumps([dict(record) for record in records]).encode()).hexdigest()
 
@@ -100,10 +97,15 @@ class Instructions(Dataset):
         return tokens, labels
 
 
+def encode(record: dict, tokenizer) -> tuple[list[int], int]:
+    """Return the tokens of prompt, response and end of text, and how many of them are the prompt's."""
+    asked = tokenizer(prompt(record)).input_ids
+    return asked + tokenizer(record["output"], add_special_tokens=False).input_ids + [tokenizer.eos_token_id], len(asked)
+
+
 def fitting(records: Sequence[dict], tokenizer, length: int) -> list[dict]:
     """Return the records that have at most `length` tokens, prompt and end included, in their order."""
-    sizes = (len(tokenizer(prompt(record) + record["output"]).input_ids) + 1 for record in records)
-    return [record for record, size in zip(records, sizes, strict=True) if size <= length]
+    return [record for record in records if len(encode(record, tokenizer)[0]) <= length]
 
 
 def _wrong(record) -> str:

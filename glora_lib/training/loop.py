@@ -41,6 +41,8 @@ def train(
     seed: int = 0,
     checkpoint: str | Path | None = None,
     watch: Callable[[int], dict] | None = None,
+    gradients: Callable[..., float] | None = None,
+    accumulate: int = 1,
 ) -> list[dict]:
     """Train the parameters of `model` that require a gradient; return one dict an epoch: epoch, loss, learning_rate, seconds.
 
@@ -54,6 +56,8 @@ def train(
         checkpoint: a file that training goes on from if it exists, written after every epoch, and left there at the end.
             The result is the same as that of a run that was never interrupted.
         watch: called with the epoch after it ended, in evaluation mode; the dict that it returns joins the epoch's.
+        gradients: `backward`, or what does the same for other data than images: `language.backward`.
+        accumulate: batches whose gradients make one step of the optimiser; a configuration is drawn for each of them.
 
     Raises TrainingError on a loss that is not finite (the last checkpoint stays), and for a checkpoint of other settings.
     """
@@ -63,6 +67,7 @@ def train(
     torch.manual_seed(seed)
     order, draw = torch.Generator().manual_seed(seed), random.Random(seed)
     settings = {name: getattr(recipe, name) for name in SETTINGS} | {"seed": seed, "images": len(data)}
+    settings |= {"accumulate": accumulate} if accumulate > 1 else {}
     history: list[dict] = []
     if checkpoint is not None and Path(checkpoint).exists():
         history = _resume(Path(checkpoint), settings, trained, optimizer, order, draw)
@@ -74,14 +79,16 @@ def train(
         start, losses = time.perf_counter(), []
         _train_mode(model)
         for step, (images, labels) in enumerate(loader):
-            factor = schedule(epoch + step / len(batches), recipe)
+            first = step - step % accumulate  # of the batches that make this step
+            factor = schedule(epoch + first / len(batches), recipe)
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * factor + recipe.final_learning_rate * (1 - factor)
             if sample is not None:
                 model.use(sample(draw))
-            # None lets AdamW skip the tensors that this step did not sample; zeros would let its momentum move them
-            optimizer.zero_grad(set_to_none=not recipe.update_unsampled)
-            loss = backward(model, images.to(device), labels.to(device), recipe.dtype)
+            if step == first:
+                # None lets AdamW skip the tensors that this step did not sample; zeros would let its momentum move them
+                optimizer.zero_grad(set_to_none=not recipe.update_unsampled)
+            loss = (gradients or backward)(model, images.to(device), labels.to(device), recipe.dtype)
             if not math.isfinite(loss):
                 rate = optimizer.param_groups[0]["lr"]
                 kept = f"; the state after {epoch} whole epochs is in {checkpoint}" if checkpoint and epoch else ""
@@ -89,8 +96,10 @@ def train(
                     f"the loss is {loss} at epoch {epoch}, step {step}, learning rate {rate:.1e}; lower the rate "
                     f"or set scale_broadcast{kept}"
                 )
-            optimizer.step()
             losses.append(loss * len(labels))
+            if (members := step - first + 1) == accumulate or step + 1 == len(batches):
+                _average(trained.values(), members)
+                optimizer.step()
         model.eval()
         epoch_record = {"epoch": epoch, "loss": sum(losses) / len(data), "learning_rate": optimizer.param_groups[0]["lr"]}
         epoch_record["seconds"] = time.perf_counter() - start
@@ -188,6 +197,13 @@ def _in_order(data: Dataset, batch_size: int) -> DataLoader:
 def _labels(data: Dataset, batch_size: int) -> torch.Tensor:
     labels = getattr(data, "labels", None)  # saves decoding the images again
     return labels if labels is not None else torch.cat([labels for _, labels in _in_order(data, batch_size)])
+
+
+def _average(trained, members: int) -> None:
+    """Make of a sum of gradients their mean."""
+    for parameter in trained:
+        if members > 1 and parameter.grad is not None:
+            parameter.grad /= members
 
 
 def _train_mode(model: nn.Module) -> None:

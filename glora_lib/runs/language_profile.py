@@ -1,0 +1,118 @@
+"""Settings of the language experiments, as `profile` has those of the others: PAPER is App. A of GLoRA, the rest is the difference."""
+
+from dataclasses import asdict, dataclass, field, replace
+
+from glora_lib.runs.profile import Profile
+
+
+@dataclass(frozen=True)
+class LanguageProfile:
+    """Every setting of a language run; a `Run` takes it as its profile. `for_method` gives it with a method's own recipe."""
+
+    name: str
+    model: str = "llama-7b"  # a folder in Hugging Face's layout in GLORA_DATA_DIR, or what `load_language_model` knows
+    dtype: str = "bfloat16"  # of computation in training, and of the weights in evaluation
+    weights_dtype: str = "bfloat16"  # of the frozen weights in training
+    checkpointing: bool = True
+    # what is trained on, and what is scored
+    instructions: tuple[str, ...] = ("alpaca_52k.json",)  # files, or what `load_instructions` knows
+    records: int = -1  # of each file, those that fit into `length`, in the file's order; -1 for all that are left
+    held_out: int = 1000  # of the same, after those: their loss is reported
+    length: int = 512  # tokens
+    # benchmark -> numbers of examples in front (shots), of validation and of test questions; see `load_questions`
+    questions: dict = field(
+        default_factory=lambda: {
+            "arc": (25, 58, -1),
+            "hellaswag": (10, 50, -1),
+            "mmlu": (5, 12, -1),
+            "truthfulqa": (0, 41, -1),
+        }
+    )
+    selection_shots: bool = True  # whether the questions that select have examples in front, too
+    seeds: tuple[int, ...] = (0, 1, 2)
+    # the supernet: attention alone; rank as in the authors' fork
+    ranks: tuple[int, ...] = (4,)
+    scale_broadcast: bool = False
+    epochs: int = 15
+    batch_size: int = 4
+    accumulate: int = 8  # batches a step: an effective batch of 32
+    learning_rate: float = 2e-5
+    head_learning_rate: float = 2e-5  # no head is trained
+    weight_decay: float = 0.0
+    warmup_epochs: float = 0.0
+    first_learning_rate: float = 0.0
+    final_learning_rate: float = 0.0
+    update_unsampled: bool = False
+    # the search
+    population: int = 50
+    parents: int = 10
+    mutations: int = 25
+    crossovers: int = 25
+    probability: float = 0.2
+    generations: int = 5
+    limit: int | None = None
+    options: dict = field(default_factory=dict)
+    methods: dict[str, dict] = field(default_factory=lambda: {"lora": {"epochs": 3, "options": {"rank": 4}}})
+
+    evolution = Profile.evolution
+    for_method = Profile.for_method
+
+    @property
+    def rank(self) -> int:
+        """The rank that the support tensors are stored with: the largest of `ranks`."""
+        return max(self.ranks)
+
+    def settings(self) -> dict:
+        """Return what one run depends on as plain JSON types, for a record."""
+        around = ("name", "instructions", "seeds", "methods")
+        settings = {name: value for name, value in asdict(self).items() if name not in around}
+        settings["questions"] = {name: list(sizes) for name, sizes in self.questions.items()}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+
+
+PAPER = LanguageProfile(name="paper")
+GPU = replace(
+    PAPER,
+    name="gpu",
+    model="smollm2_135m_instruct",
+    checkpointing=False,
+    instructions=("alpaca_999", "alpaca_2000"),
+    held_out=64,
+    questions={"arc": (25, 58, 500), "hellaswag": (10, 50, 500), "mmlu-20": (5, 4, 25), "truthfulqa": (0, 41, 500)},
+    weights_dtype="float32",
+    learning_rate=1e-3,
+    batch_size=16,
+    accumulate=2,
+    methods={"lora": {"epochs": 3, "options": {"rank": 4}}},
+)
+CPU = replace(
+    GPU,
+    name="cpu",
+    records=128,
+    held_out=32,
+    length=256,
+    questions={"arc": (25, 8, 80), "hellaswag": (10, 3, 50), "mmlu-8": (5, 1, 6), "truthfulqa": (0, 3, 50)},
+    selection_shots=False,
+    scale_broadcast=True,
+    epochs=2,
+    batch_size=4,
+    population=4,
+    parents=2,
+    mutations=2,
+    crossovers=2,
+    methods={"lora": {"epochs": 1, "options": {"rank": 4}}},
+)
+SMOKE = replace(
+    CPU,
+    name="smoke",
+    model="random",
+    dtype="float32",
+    instructions=("tiny",),
+    records=8,
+    held_out=4,
+    questions={"sums": (2, 4, 6)},
+    seeds=(0,),
+    learning_rate=1e-2,
+    generations=1,
+)
+LANGUAGE = {profile.name: profile for profile in (SMOKE, CPU, GPU, PAPER)}
