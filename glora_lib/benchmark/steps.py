@@ -14,7 +14,8 @@ from glora_lib.benchmark.setting import Setting
 from glora_lib.glora.model import AdaptedModel, adapt, fuse
 from glora_lib.glora.space import Choice, Space
 from glora_lib.methods import METHODS
-from glora_lib.training.loop import PART, adamw, autocast, backward
+from glora_lib.training.batch import PART, Gradients, autocast
+from glora_lib.training.loop import adamw
 
 RANK = 8  # of the fixed configuration and of LoRA
 FIXED = Choice("lora8", "lora8", "vector", "vector", "vector")
@@ -82,6 +83,7 @@ def step(
     optimizer = adamw(trained, setting.profile) if own else torch.optim.AdamW(trained.values(), lr=1e-4, weight_decay=1e-4)
     space = Space(net.layer_names, setting.profile.ranks) if isinstance(net, AdaptedModel) else None
     sampled = space is not None and all(choice == Choice() for choice in net.config.values())
+    gradients = Gradients(net, dtype, part_size)
     net.train()
 
     def visit(number: int) -> None:
@@ -89,7 +91,7 @@ def step(
             net.use(space.sample(random.Random(number)))
         optimizer.zero_grad()
         if own:
-            backward(net, images, labels, dtype, part_size)
+            gradients(images, labels)
         else:
             with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
                 loss = F.cross_entropy(net(images).float(), labels)

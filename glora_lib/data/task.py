@@ -40,6 +40,14 @@ class Images(Dataset):
         self.mean = torch.tensor(MEAN).view(3, 1, 1) * 255
         self.std = torch.tensor(STD).view(3, 1, 1) * 255
 
+    def to(self, device: torch.device) -> "Images":
+        """Return the same images with pixels and labels on `device`; what stays on disk stays as it is."""
+        if not isinstance(self.raw, Tensor):
+            return self
+        moved = Images.__new__(Images)
+        moved.raw, moved.labels, moved.mean, moved.std = (x.to(device) for x in (self.raw, self.labels, self.mean, self.std))
+        return moved
+
     def __len__(self) -> int:
         return len(self.labels)
 

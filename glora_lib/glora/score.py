@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from glora_lib.glora.class_token import class_token_alone
 from glora_lib.glora.model import AdaptedModel, formed
 from glora_lib.glora.space import Config
-from glora_lib.training.loop import autocast
+from glora_lib.training.batch import autocast
 
 
 class Score:

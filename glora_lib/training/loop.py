@@ -2,34 +2,28 @@
 
 Knows torch and nothing of this project: a model, a data set that is indexed with lists, and a recipe, which is any object with
 the training fields of `Profile` (epochs, batch_size, learning_rate, head_learning_rate, weight_decay, warmup_epochs,
-first_learning_rate, final_learning_rate, update_unsampled, dtype).
+first_learning_rate, final_learning_rate, update_unsampled, dtype). Model and data meet on the model's device.
 """
 
 import math
-import os
 import random
 import time
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+
+from glora_lib.training import checkpoint as checkpoints
+from glora_lib.training.batch import BatchNorm, Gradients, TrainingError, autocast, logits
+from glora_lib.training.device import generator_state
+from glora_lib.training.graph import Graphed
 
 SETTINGS = (
     *("epochs", "batch_size", "learning_rate", "head_learning_rate", "weight_decay", "warmup_epochs"),
     *("first_learning_rate", "final_learning_rate", "update_unsampled", "dtype"),
 )
-
-PART = 2**20  # numbers in the images whose activations are in memory at once, on a processor: 36 images of 98 pixels
-BatchNorm = nn.modules.batchnorm._BatchNorm
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on, or a checkpoint cannot be used; the message says why and what mends it."""
 
 
 def train(
@@ -41,8 +35,6 @@ def train(
     seed: int = 0,
     checkpoint: str | Path | None = None,
     watch: Callable[[int], dict] | None = None,
-    gradients: Callable[..., float] | None = None,
-    accumulate: int = 1,
 ) -> list[dict]:
     """Train the parameters of `model` that require a gradient; return one dict an epoch: epoch, loss, learning_rate, seconds.
 
@@ -56,58 +48,108 @@ def train(
         checkpoint: a file that training goes on from if it exists, written after every epoch, and left there at the end.
             The result is the same as that of a run that was never interrupted.
         watch: called with the epoch after it ended, in evaluation mode; the dict that it returns joins the epoch's.
-        gradients: `backward`, or what does the same for other data than images: `language.backward`.
-        accumulate: batches whose gradients make one step of the optimiser; a configuration is drawn for each of them.
 
-    Raises TrainingError on a loss that is not finite (the last checkpoint stays), and for a checkpoint of other settings.
+    Raises TrainingError on a loss that is not finite (the last checkpoint stays), for labels or outputs that do not suit each
+    other, and for a checkpoint of other settings, data or frozen weights.
     """
     device = next(model.parameters()).device
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     optimizer = adamw(trained, recipe)
     torch.manual_seed(seed)
     order, draw = torch.Generator().manual_seed(seed), random.Random(seed)
-    settings = {name: getattr(recipe, name) for name in SETTINGS} | {"seed": seed, "images": len(data)}
-    settings |= {"accumulate": accumulate} if accumulate > 1 else {}
     history: list[dict] = []
-    if checkpoint is not None and Path(checkpoint).exists():
-        history = _resume(Path(checkpoint), settings, trained, optimizer, order, draw)
+    if checkpoint is not None:
+        kept = {"settings": {name: getattr(recipe, name) for name in SETTINGS} | {"seed": seed, "images": len(data)}}
+        kept |= {"belongs": checkpoints.belonging(model, data), "trained": trained, "buffers": dict(model.named_buffers())}
+        if Path(checkpoint).exists():
+            state = checkpoints.load(Path(checkpoint), kept["settings"], kept["belongs"])
+            history = checkpoints.restore(Path(checkpoint), state, trained, kept["buffers"], optimizer, order, draw)
+            if recipe.update_unsampled:  # a tensor with momentum had a gradient once, and zeros since: never None again
+                for parameter in optimizer.state:
+                    parameter.grad = torch.zeros_like(parameter)
 
+    data = at(data, device)
+    step = _step(model, optimizer, recipe, device, fixed=sample is None)
     batches = BatchSampler(RandomSampler(data, generator=order), recipe.batch_size, drop_last=False)
     # a generator of its own keeps the loader from drawing on the global one, which dropout uses
     loader = DataLoader(data, sampler=batches, batch_size=None, generator=torch.Generator())
     for epoch in range(len(history), recipe.epochs):
-        start, losses = time.perf_counter(), []
+        start, losses, images_seen = time.perf_counter(), [], []
         _train_mode(model)
-        for step, (images, labels) in enumerate(loader):
-            first = step - step % accumulate  # of the batches that make this step
-            factor = schedule(epoch + first / len(batches), recipe)
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * factor + recipe.final_learning_rate * (1 - factor)
+        for number, (images, labels) in enumerate(loader):
+            _set_rates(optimizer, schedule(epoch + number / len(batches), recipe), recipe)
             if sample is not None:
                 model.use(sample(draw))
-            if step == first:
-                # None lets AdamW skip the tensors that this step did not sample; zeros would let its momentum move them
-                optimizer.zero_grad(set_to_none=not recipe.update_unsampled)
-            loss = (gradients or backward)(model, images.to(device), labels.to(device), recipe.dtype)
-            if not math.isfinite(loss):
-                rate = optimizer.param_groups[0]["lr"]
-                kept = f"; the state after {epoch} whole epochs is in {checkpoint}" if checkpoint and epoch else ""
-                raise TrainingError(
-                    f"the loss is {loss} at epoch {epoch}, step {step}, learning rate {rate:.1e}; lower the rate "
-                    f"or set scale_broadcast{kept}"
-                )
-            losses.append(loss * len(labels))
-            if (members := step - first + 1) == accumulate or step + 1 == len(batches):
-                _average(trained.values(), members)
-                optimizer.step()
+            losses.append(step(images.to(device), labels.to(device)).clone())
+            images_seen.append(len(labels))
+            if device.type == "cpu":  # on a GPU, asking for a number would wait for all that was asked for before
+                _check(losses[-1].item(), epoch, number, optimizer, checkpoint)
+        losses = torch.stack(losses).tolist()
+        for number, loss in enumerate(losses):
+            _check(loss, epoch, number, optimizer, checkpoint)
         model.eval()
-        epoch_record = {"epoch": epoch, "loss": sum(losses) / len(data), "learning_rate": optimizer.param_groups[0]["lr"]}
+        total = sum(loss * count for loss, count in zip(losses, images_seen, strict=True))
+        rate = float(optimizer.param_groups[0]["lr"])
+        epoch_record = {"epoch": epoch, "loss": total / len(data), "learning_rate": rate}
         epoch_record["seconds"] = time.perf_counter() - start
         history.append(epoch_record | (watch(epoch) if watch else {}))
         if checkpoint is not None:
-            _save(Path(checkpoint), settings, trained, optimizer, order, draw, history)
+            going_on = {"optimizer": optimizer, "order": order, "draw": draw, "history": history}
+            checkpoints.save(Path(checkpoint), **kept, **going_on, device=generator_state(device))
     model.eval()
     return history
+
+
+def _step(model: nn.Module, optimizer, recipe, device: torch.device, fixed: bool) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the function that trains one batch and returns its loss: on a GPU a graph, if each step is the same kernels."""
+    gradients = Gradients(model, recipe.dtype)
+
+    def step(images: Tensor, labels: Tensor) -> Tensor:
+        # None lets AdamW skip the tensors that this step did not sample; zeros would let its momentum move them
+        optimizer.zero_grad(set_to_none=fixed or not recipe.update_unsampled)
+        loss = gradients(images, labels)
+        if device.type != "cpu" or math.isfinite(loss):
+            optimizer.step()
+        return loss
+
+    return Graphed(step, device) if fixed else step
+
+
+def _set_rates(optimizer: torch.optim.Optimizer, factor: float, recipe) -> None:
+    for group in optimizer.param_groups:
+        rate = group["peak"] * factor + recipe.final_learning_rate * (1 - factor)
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)  # a graph reads it where it is
+        else:
+            group["lr"] = rate
+
+
+def _check(loss: float, epoch: int, number: int, optimizer, checkpoint) -> None:
+    """Raise a TrainingError for a loss that is not finite."""
+    if not math.isfinite(loss):
+        rate = float(optimizer.param_groups[0]["lr"])
+        kept = f"; the state after {epoch} whole epochs is in {checkpoint}" if checkpoint and epoch else ""
+        raise TrainingError(
+            f"the loss is {loss} at epoch {epoch}, step {number}, learning rate {rate:.1e}; lower the rate "
+            f"or set scale_broadcast{kept}"
+        )
+
+
+def at(data: Dataset, device: torch.device) -> Dataset:
+    """Return the data where the model is: on a GPU, data that can move (`to`) are moved once instead of batch by batch.
+
+    Raises TrainingError for data that give no batch for a list of indices.
+    """
+    if not hasattr(data, "labels"):
+        try:
+            images, labels = data[[0]]
+            assert len(images) == len(labels) == 1
+        except Exception as error:
+            raise TrainingError(
+                f"{type(data).__name__}[[0]] gives no batch of one image and its label ({type(error).__name__}: {error}); "
+                "a data set must take a list of indices, as TensorDataset does; others need a wrapper that stacks"
+            ) from error
+    return data.to(device) if device.type != "cpu" and hasattr(data, "to") else data
 
 
 def adamw(trained: dict[str, nn.Parameter], recipe) -> torch.optim.AdamW:
@@ -121,28 +163,11 @@ def adamw(trained: dict[str, nn.Parameter], recipe) -> torch.optim.AdamW:
     groups = [{"params": members, "lr": peak, "peak": peak} for members, peak in groups if members]
     if not groups:
         raise TrainingError("no parameter of this model requires a gradient; adapt it first")
+    on_gpu = groups[0]["params"][0].device.type == "cuda"
+    if on_gpu:  # where a graph finds the rate, and the number of steps
+        groups = [group | {"lr": torch.tensor(group["lr"], device=group["params"][0].device)} for group in groups]
     # fused: one call for all tensors; they are many and small, and a call for each takes six times as long
-    return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, fused=True)
-
-
-def backward(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, dtype: str = "float32", part_size: int = PART
-) -> float:
-    """Add the gradients of the batch's mean cross-entropy to the parameters'; return the loss.
-
-    A processor takes a batch of more than `part_size` numbers in parts, whose gradients add up to the batch's: it is no slower
-    for that, and memory holds the activations of one part. A GPU gets the whole batch, and so does a model that normalises over
-    batches.
-    """
-    whole = images.device.type != "cpu" or any(isinstance(m, BatchNorm) and m.training for m in model.modules())
-    parts = 1 if whole else math.ceil(images.numel() / part_size)
-    total = 0.0
-    for part, answers in zip(images.chunk(parts), labels.chunk(parts), strict=True):
-        with autocast(dtype, images.device):
-            loss = F.cross_entropy(model(part).float(), answers) * (len(answers) / len(labels))
-        loss.backward()
-        total += loss.item()
-    return total
+    return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, fused=True, capturable=on_gpu)
 
 
 def schedule(epoch: float, recipe) -> float:
@@ -160,34 +185,40 @@ def schedule(epoch: float, recipe) -> float:
 
 @torch.no_grad()
 def accuracy(model: nn.Module, data: Dataset, *, batch_size: int = 250, dtype: str = "float32") -> float:
-    """Return the top-1 accuracy of `model` on all of `data`, between 0 and 1, in evaluation mode."""
+    """Return the top-1 accuracy of `model` on all of `data`, between 0 and 1, in evaluation mode; raises as `predict`."""
     return float((predict(model, data, batch_size=batch_size, dtype=dtype) == _labels(data, batch_size)).double().mean())
 
 
 @torch.no_grad()
-def predict(model: nn.Module, data: Dataset, *, batch_size: int = 250, dtype: str = "float32") -> torch.Tensor:
-    """Return the predicted class of every example, (N,) int64, in evaluation mode."""
+def predict(model: nn.Module, data: Dataset, *, batch_size: int = 250, dtype: str = "float32") -> Tensor:
+    """Return the predicted class of every example, (N,) int64 on the processor, in evaluation mode.
+
+    Raises TrainingError for outputs that are not finite, which have no largest class, and for a model that returns no logits.
+    """
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    with autocast(dtype, device):
-        classes = [model(images.to(device)).argmax(-1).cpu() for images, _ in _in_order(data, batch_size)]
-    model.train(was_training)
-    return torch.cat(classes)
+    classes, finite = [], []
+    try:
+        with autocast(dtype, device):
+            for images, _ in _in_order(at(data, device), batch_size):
+                out = logits(model, images.to(device))
+                classes.append(out.argmax(-1))
+                finite.append(out.isfinite().all(-1))
+    finally:
+        model.train(was_training)
+    check_finite(torch.cat(finite))
+    return torch.cat(classes).cpu()
 
 
-@contextmanager
-def autocast(dtype: str, device: torch.device):
-    """Return the context in which a model computes in `dtype`, "float32" or "bfloat16"; weights stay as they are."""
-    if dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"dtype {dtype!r} is not known; valid: float32, bfloat16")
-    if dtype == "float32":
-        yield
-        return
-    # on a processor the backward pass of the fused kernel is slow in bfloat16 for few tokens; the values are the same
-    plain_attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
-    with plain_attention, torch.autocast(device.type, torch.bfloat16):
-        yield
+def check_finite(finite: Tensor) -> None:
+    """Raise a TrainingError unless the outputs of every example, (N,) bool, are finite."""
+    if not finite.all():
+        first = int((~finite).nonzero()[0])
+        raise TrainingError(
+            f"the outputs for {int((~finite).sum())} of {len(finite)} examples are not finite, the first is number {first}; "
+            "such a model predicts nothing: look for NaN or infinity in its weights or in the data"
+        )
 
 
 def _in_order(data: Dataset, batch_size: int) -> DataLoader:
@@ -199,64 +230,9 @@ def _labels(data: Dataset, batch_size: int) -> torch.Tensor:
     return labels if labels is not None else torch.cat([labels for _, labels in _in_order(data, batch_size)])
 
 
-def _average(trained, members: int) -> None:
-    """Make of a sum of gradients their mean."""
-    for parameter in trained:
-        if members > 1 and parameter.grad is not None:
-            parameter.grad /= members
-
-
 def _train_mode(model: nn.Module) -> None:
     """Training mode, but for frozen batch normalisation: its running statistics belong to the pretrained weights."""
     model.train()
     for module in model.modules():
         if isinstance(module, BatchNorm) and not any(p.requires_grad for p in module.parameters()):
             module.eval()
-
-
-def _save(path: Path, settings, trained, optimizer, order, draw, history) -> None:
-    """Write a checkpoint to a temporary file and rename it, so that there is always a whole one."""
-    state = {
-        "settings": settings,
-        "parameters": {name: parameter.detach() for name, parameter in trained.items()},
-        "optimizer": optimizer.state_dict(),
-        "order": order.get_state(),
-        "torch": torch.get_rng_state(),
-        "draw": draw.getstate(),
-        "history": history,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f"{path.suffix}.{os.getpid()}.tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
-
-
-def _resume(path: Path, settings, trained, optimizer, order, draw) -> list[dict]:
-    """Put everything back as it was after the last whole epoch; return the history so far."""
-    try:
-        state = torch.load(path, weights_only=True)
-    except Exception as error:
-        raise TrainingError(f"the checkpoint {path} cannot be read ({error}); delete it to start again") from error
-    if state["settings"] != settings:
-        changed = {
-            name: (state["settings"].get(name), value)
-            for name, value in settings.items()
-            if state["settings"].get(name) != value
-        }
-        raise TrainingError(
-            f"the checkpoint {path} was made with other settings, (there, here): {changed}; delete it or restore them"
-        )
-    shapes = {name: parameter.shape for name, parameter in trained.items()}
-    if {name: tensor.shape for name, tensor in state["parameters"].items()} != shapes:
-        raise TrainingError(f"the checkpoint {path} holds other parameters than this model trains; delete it or adapt alike")
-    with torch.no_grad():
-        for name, parameter in trained.items():
-            parameter.copy_(state["parameters"][name])
-    optimizer.load_state_dict(state["optimizer"])
-    if settings["update_unsampled"]:  # a tensor with momentum had a gradient once, and zeros since: never None again
-        for parameter in optimizer.state:
-            parameter.grad = torch.zeros_like(parameter)
-    order.set_state(state["order"])
-    torch.set_rng_state(state["torch"])
-    draw.setstate(state["draw"])
-    return state["history"]

@@ -14,7 +14,8 @@ from torch.utils.data import TensorDataset
 from glora_lib.glora.model import AdaptedModel, adapt
 from glora_lib.glora.space import Choice, Space
 from glora_lib.runs.profile import PROFILES
-from glora_lib.training.loop import TrainingError, accuracy, autocast, backward, predict, schedule, train
+from glora_lib.training.batch import Gradients, TrainingError, autocast
+from glora_lib.training.loop import accuracy, predict, schedule, train
 
 RECIPE = replace(
     PROFILES["smoke"].for_method("glora"),
@@ -256,8 +257,10 @@ def test_a_checkpoint_of_other_settings_is_refused_and_kept(tmp_path, changes, m
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     checkpoint = tmp_path / "train.pt"
     train(supernet(), toy_data(), RECIPE, checkpoint=checkpoint)
-    with pytest.raises(TrainingError, match="holds other parameters than this model trains"):
+    with pytest.raises(TrainingError, match="was made for other frozen weights"):
         train(Toy(), toy_data(), RECIPE, checkpoint=checkpoint)
+    with pytest.raises(TrainingError, match="holds other parameters than this model trains"):
+        train(supernet(rank=3), toy_data(), RECIPE, checkpoint=checkpoint)
 
 
 def test_a_checkpoint_of_another_rank_is_refused_and_changes_nothing(tmp_path):
@@ -286,9 +289,9 @@ def test_a_model_with_nothing_to_train_is_an_error():
 
 @pytest.mark.parametrize("dtype", ["float16", "double", ""])
 def test_an_unknown_dtype_names_the_known(dtype):
-    with pytest.raises(ValueError, match="valid: float32, bfloat16"):
+    with pytest.raises(ValueError, match="valid: float32, tf32, bfloat16"):
         accuracy(Toy(), toy_data(), dtype=dtype)
-    with pytest.raises(ValueError, match="valid: float32, bfloat16"):
+    with pytest.raises(ValueError, match="valid: float32, tf32, bfloat16"):
         train(supernet(), toy_data(), replace(RECIPE, dtype=dtype))
 
 
@@ -356,7 +359,7 @@ def test_a_batch_in_parts_has_the_whole_batch_s_loss_and_gradients(part_size):
     expected.backward()
     gradients = {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
     net.zero_grad()
-    assert backward(net, x, labels, part_size=part_size) == pytest.approx(expected.item(), rel=1e-6)
+    assert Gradients(net, part_size=part_size)(x, labels).item() == pytest.approx(expected.item(), rel=1e-6)
     assert {name for name, p in net.named_parameters() if p.grad is not None} == gradients.keys()
     for name, gradient in gradients.items():
         torch.testing.assert_close(net.get_parameter(name).grad, gradient, rtol=1e-5, atol=1e-7)
@@ -368,5 +371,5 @@ def test_a_model_that_normalises_over_batches_gets_them_whole():
     model.register_forward_pre_hook(lambda _, arguments: seen.append(len(arguments[0])))
     for model.training in (True, False):
         model.train(model.training)
-        backward(model, *toy_data(8)[:], part_size=24)
+        Gradients(model, part_size=24)(*toy_data(8)[:])
     assert seen == [8, 4, 4]

@@ -1,0 +1,123 @@
+"""Checkpoints of a training: everything that the rest of it depends on, and what it belongs to."""
+
+import hashlib
+import random
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from glora_lib.training.batch import TrainingError
+from glora_lib.training.files import replacing
+
+KEYS = ("settings", "belongs", "parameters", "buffers", "optimizer", "order", "torch", "device", "draw", "history")
+SAMPLED = 2**16  # numbers of a tensor that enter a fingerprint
+
+
+def belonging(model: nn.Module, data: Dataset) -> dict[str, str]:
+    """Return fingerprints of what a training belongs to: the data (labels and three examples) and the frozen weights."""
+    return {"data": _data(data), "frozen weights": _frozen(model)}
+
+
+def save(path: Path, *, settings, belongs, trained, buffers, optimizer, order, draw, history, device: Tensor | None) -> None:
+    """Write a checkpoint, whole or not at all; what was there before stays until it is whole.
+
+    Args:
+        trained: name -> parameter that is trained.
+        buffers: name -> buffer of the model: running statistics change in training, too.
+        optimizer: the optimiser, or None when the training is at its end.
+        order, draw: the generators of the data's order and of configurations.
+        device: the state of the GPU's generator; None on the processor, whose generator is stored always.
+    """
+    state = {
+        "settings": settings,
+        "belongs": belongs,
+        "parameters": {name: parameter.detach() for name, parameter in trained.items()},
+        "buffers": dict(buffers),
+        "optimizer": None if optimizer is None else optimizer.state_dict(),
+        "order": order.get_state(),
+        "torch": torch.get_rng_state(),
+        "device": device,
+        "draw": draw.getstate(),
+        "history": history,
+    }
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load(path: Path, settings: dict, belongs: dict[str, str]) -> dict:
+    """Return what `save` wrote, on the processor. TrainingError for a file that is damaged, no checkpoint, or another's."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise TrainingError(f"the checkpoint {path} cannot be read ({error}); delete it to start again") from error
+    if not isinstance(state, dict) or not set(KEYS) <= set(state):
+        lacks = sorted(set(KEYS) - set(state)) if isinstance(state, dict) else "everything"
+        raise TrainingError(f"{path} is no checkpoint of a training of this version: it lacks {lacks}; name another file")
+    for what, mine in (("settings", settings), ("belongs", belongs)):
+        there = state[what]
+        if changed := {name: (there.get(name), value) for name, value in mine.items() if there.get(name) != value}:
+            kind = "with other settings" if what == "settings" else f"for other {' and '.join(changed)}"
+            raise TrainingError(f"the checkpoint {path} was made {kind}, (there, here): {changed}; delete it or restore them")
+    return state
+
+
+def restore(
+    path: Path,
+    state: dict,
+    trained: dict[str, nn.Parameter],
+    buffers: dict,
+    optimizer,
+    order: torch.Generator,
+    draw: random.Random,
+) -> list[dict]:
+    """Put everything back as it was after the last whole epoch; return the history so far.
+
+    On another kind of device than it was made on, the generator of dropout cannot go on where it was: it goes on from where the
+    checkpoint's own stood on the processor, and the result is another than that of an undisturbed training.
+    """
+    pairs = [(trained, state["parameters"]), (buffers, state["buffers"])]
+    for mine, there in pairs:
+        if {name: tensor.shape for name, tensor in mine.items()} != {name: tensor.shape for name, tensor in there.items()}:
+            raise TrainingError(
+                f"the checkpoint {path} holds other parameters than this model trains; delete it or adapt alike"
+            )
+    with torch.no_grad():
+        for mine, there in pairs:
+            for name, tensor in mine.items():
+                tensor.copy_(there[name])
+    if state["optimizer"] is not None:
+        rates = [group["lr"] for group in optimizer.param_groups]
+        optimizer.load_state_dict(state["optimizer"])
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate  # set at every step, and a tensor where the step is a graph
+    order.set_state(state["order"])
+    torch.set_rng_state(state["torch"])
+    place = next(iter(trained.values())).device
+    if place.type == "cuda" and state["device"] is not None:
+        torch.cuda.set_rng_state(state["device"], place)
+    draw.setstate(state["draw"])
+    return state["history"]
+
+
+def _data(data: Dataset) -> str:
+    digest = hashlib.sha256(str(len(data)).encode())
+    places = sorted({0, len(data) // 2, len(data) - 1}) if len(data) else []
+    labels = getattr(data, "labels", None)
+    for tensor in ([] if labels is None else [labels]) + ([*data[places]] if places else []):
+        digest.update(_bytes(torch.as_tensor(tensor)))
+    return digest.hexdigest()[:16]
+
+
+def _frozen(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for tensor in [*(p for p in model.parameters() if not p.requires_grad), *model.buffers()]:
+        numbers = tensor.detach().flatten()
+        digest.update(str(tuple(tensor.shape)).encode() + _bytes(numbers[:: max(1, numbers.numel() // SAMPLED)]))
+    return digest.hexdigest()[:16]
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    tensor = tensor.detach().cpu().contiguous()
+    return (tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).numpy().tobytes()

@@ -1,0 +1,88 @@
+"""Where models compute: the processor or a GPU, as `DEVICE` says, and what a record says of it."""
+
+import multiprocessing
+import os
+from contextlib import contextmanager
+
+import torch
+
+CHOICES = "auto, cpu, cuda, or one of several GPUs, cuda:0"
+
+
+class DeviceError(RuntimeError):
+    """The device that was asked for is not here."""
+
+
+def device(wanted: str | None = None) -> torch.device:
+    """Return the device that `wanted`, else the environment's `DEVICE`, asks for; "auto", the default, is a GPU if one is here.
+
+    Of several GPUs, processes that were started to compute at once take one each in turn. Raises DeviceError for a GPU that is
+    not here, and for a name that is none of the choices.
+    """
+    name = (wanted or os.environ.get("DEVICE") or "auto").strip().lower()
+    kind, _, number = name.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
+        raise DeviceError(f"DEVICE={name!r} is not known; valid: {CHOICES}")
+    if kind == "cpu" or (kind == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    here = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(number or 0) >= here:
+        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a build without CUDA"
+        raise DeviceError(
+            f"DEVICE={name} asks for a GPU, and torch {torch.__version__} ({built}) sees {here} here; "
+            "mend the driver (nvidia-smi must list the card), or set DEVICE=cpu or DEVICE=auto"
+        )
+    return torch.device("cuda", int(number) if number else _worker() % here)
+
+
+def describe(place: torch.device) -> dict:
+    """Return what a record says of a device, as plain JSON types: its name, and for a GPU driver, CUDA and memory."""
+    if place.type != "cuda":
+        return {"device": place.type}
+    properties = torch.cuda.get_device_properties(place)
+    return {
+        "device": "cuda",
+        "device_name": properties.name,
+        "device_memory_mb": round(properties.total_memory / 2**20),
+        "cuda": torch.version.cuda,
+        "driver": _driver(),
+    }
+
+
+@contextmanager
+def products(dtype: str):
+    """While it lasts, a GPU rounds the factors of float32 products to TF32 if `dtype` is "tf32", and to nothing less if not."""
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "tf32" if dtype == "tf32" else "ieee"
+        yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
+
+
+def generator_state(place: torch.device) -> torch.Tensor | None:
+    """Return the state of the generator that dropout draws from on a GPU; None on the processor, whose is torch's own."""
+    return torch.cuda.get_rng_state(place) if place.type == "cuda" else None
+
+
+def peak_memory(place: torch.device) -> float | None:
+    """Return the largest memory that tensors had on a GPU since the process began or `forget_peak`, in MB; None elsewhere."""
+    return torch.cuda.max_memory_allocated(place) / 2**20 if place.type == "cuda" else None
+
+
+def _worker() -> int:
+    """The number, from 0, of a process that was started by another to compute beside others; 0 in a process of its own."""
+    identity = multiprocessing.current_process()._identity
+    return identity[-1] - 1 if identity else 0
+
+
+def _driver() -> str:
+    try:
+        with open("/proc/driver/nvidia/version") as file:
+            words = file.readline().split()
+        return next(word for word in words if word[0].isdigit() and "." in word)
+    except (OSError, StopIteration):
+        return "unknown"

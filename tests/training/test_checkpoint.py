@@ -1,0 +1,112 @@
+"""Checkpoints: what they belong to, other devices, and writes that fail."""
+
+import errno
+import os
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from glora_lib.runs.profile import SMOKE
+from glora_lib.training import files
+from glora_lib.training.batch import TrainingError
+from glora_lib.training.loop import train
+
+
+class Net(nn.Module):
+    def __init__(self, seed: int = 0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.body, self.norm, self.dropout = nn.Linear(6, 8).requires_grad_(False), nn.BatchNorm1d(8), nn.Dropout(0.3)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.dropout(self.norm(self.body(x))))
+
+
+def data(shift: float = 0.0) -> TensorDataset:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(20, 6, generator=generator)
+    return TensorDataset(x + shift, x[:, :3].argmax(-1))
+
+
+def other_labels() -> TensorDataset:
+    x, labels = data()[:]
+    return TensorDataset(x, (labels + 1) % 3)
+
+
+@pytest.mark.parametrize(
+    ("model", "images", "what"),
+    [
+        (Net, lambda: data(1.0), "other data"),
+        (Net, other_labels, "other data"),
+        (lambda: Net(seed=1), data, "other frozen weights"),
+    ],
+    ids=["pixels", "labels", "backbone"],
+)
+def test_a_checkpoint_of_other_data_or_another_backbone_is_refused_and_kept(tmp_path, model, images, what):
+    path = tmp_path / "train.pt"
+    train(Net(), data(), SMOKE, checkpoint=path)
+    before = path.read_bytes()
+    with pytest.raises(TrainingError, match=f"was made for {what}"):
+        train(model(), images(), SMOKE, checkpoint=path)
+    assert path.read_bytes() == before
+
+
+def test_running_statistics_of_trained_norms_go_on_too(tmp_path):
+    whole, halves = Net(), Net()
+    expected = train(whole, data(), SMOKE)
+    stop = lambda epoch: (_ for _ in ()).throw(KeyboardInterrupt) if epoch == 1 else {}  # noqa: E731
+    with pytest.raises(KeyboardInterrupt):
+        train(halves, data(), SMOKE, checkpoint=tmp_path / "train.pt", watch=stop)
+    again = Net()
+    history = train(again, data(), SMOKE, checkpoint=tmp_path / "train.pt")
+    assert [epoch["loss"] for epoch in history] == [epoch["loss"] for epoch in expected]
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in whole.state_dict().items())
+
+
+def test_a_gpu_s_checkpoint_is_read_on_a_processor(tmp_path, monkeypatch):
+    path, expected, found = tmp_path / "train.pt", Net(), Net()
+    train(expected, data(), SMOKE, checkpoint=path)
+    state = torch.load(path, weights_only=True) | {"device": torch.zeros(16, dtype=torch.uint8)}  # a GPU's generator
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        torch.save(state, path)
+    with pytest.raises(RuntimeError, match="CUDA"):  # it says where its tensors were
+        torch.load(path, weights_only=True)
+    train(found, data(), SMOKE, checkpoint=path)
+    assert torch.equal(found.head.weight, expected.head.weight)
+
+
+OTHERS = {"dict": {"a": torch.ones(2)}, "list": [1, 2], "tensor": torch.ones(3), "part": {"settings": {}}}
+
+
+@pytest.mark.parametrize("content", OTHERS.values(), ids=OTHERS)
+def test_another_file_of_torch_is_no_checkpoint_and_is_not_called_damaged(tmp_path, content):
+    path = tmp_path / "weights.pt"
+    torch.save(content, path)
+    with pytest.raises(TrainingError, match=r"weights.pt is no checkpoint of a training .*name another file"):
+        train(Net(), data(), SMOKE, checkpoint=path)
+    assert path.exists()
+
+
+def write_half(path, error: Exception | None = None) -> None:
+    with files.replacing(path) as temporary:
+        temporary.write_bytes(b"half")
+        if error:
+            raise error
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "no space"), RuntimeError("[enforce fail at inline_container.cc]")])
+def test_a_write_that_fails_names_the_file_keeps_the_old_one_and_leaves_nothing_else(tmp_path, monkeypatch, error):
+    path = tmp_path / "train.pt"
+    path.write_bytes(b"before")
+    with pytest.raises(OSError, match="train.pt could not be written .*what was there before stays"):
+        write_half(path, error)
+    assert [file.name for file in tmp_path.iterdir()] == ["train.pt"]
+    assert path.read_bytes() == b"before"
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        write_half(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["train.pt"]
