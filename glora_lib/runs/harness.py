@@ -22,7 +22,14 @@ from lm_eval.tasks.hellaswag.utils import preprocess
 from glora_lib.data.questions import Questions
 from glora_lib.training.likelihood import loglikelihoods
 
-METRICS = {"arc": "acc_norm", "arc_easy": "acc_norm", "hellaswag": "acc_norm", "mmlu": "acc", "truthfulqa": "acc"}
+METRICS = {
+    "arc": "acc_norm",
+    "arc_easy": "acc_norm",
+    "hellaswag": "acc_norm",
+    "mmlu": "acc",
+    "truthfulqa": "acc",
+    "sums": "acc_norm",
+}
 TASKS = Path(lm_eval.__file__).parent / "tasks"
 
 

@@ -1,4 +1,4 @@
-"""Settings of the language experiments, as `profile` has those of the others: PAPER is App. A of GLoRA, the rest is the difference."""
+"""Settings of the language experiments, as `profile` has the others: PAPER is App. A of GLoRA, the rest is the difference."""
 
 from dataclasses import asdict, dataclass, field, replace
 

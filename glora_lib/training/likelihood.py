@@ -66,7 +66,9 @@ def _common(first: tuple[int, ...], second: tuple[int, ...]) -> int:
     return next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
 
 
-def _answers(model, rest: Sequence[int], continuations: Sequence[Sequence[int]], cache, before: int) -> list[tuple[float, bool]]:
+def _answers(
+    model, rest: Sequence[int], continuations: Sequence[Sequence[int]], cache, before: int
+) -> list[tuple[float, bool]]:
     """Return the values of the continuations of one context, whose first `before` tokens are in the cache."""
     # the last token of a continuation predicts nothing that is asked
     tokens, positions, owner = list(rest), list(range(before, before + len(rest))), [-1] * len(rest)

@@ -1,0 +1,142 @@
+"""What a run on a language model does: fine-tune on instructions, search, fuse, answer the questions of the benchmarks."""
+
+import time
+
+import numpy as np
+import torch
+from torch import nn
+
+from glora_lib.backbones import language_label, language_sha256, load_language_model
+from glora_lib.data import questions as asked
+from glora_lib.data.instructions import Instructions, fitting, load_instructions
+from glora_lib.glora.model import fuse
+from glora_lib.glora.search import evolve
+from glora_lib.glora.space import Space, to_json
+from glora_lib.methods import attention, trainable_parameters
+from glora_lib.runs.language_profile import LanguageProfile
+from glora_lib.runs.provenance import peak_memory, provenance
+from glora_lib.runs.record import Record
+from glora_lib.runs.run import Run
+from glora_lib.training.language import finetune, mean_loss
+
+# the two variants of GLoRA on layers without bias, each searched on validation questions and on reported ones
+SEARCHED = {"glora": ("linear", "val"), "glora_weight": ("weight", "val")}
+SEARCHED |= {f"{name}_oracle": (kind, "test") for name, (kind, _) in SEARCHED.items()}
+METHODS = ("base", "lora", *SEARCHED)
+
+
+def language_models(profile: LanguageProfile) -> list[Run]:
+    """Return the runs of the experiment "language_models": each method on each set of instructions with every seed.
+
+    The untrained model is one run. The oracles, which select on questions that are reported, belong to the first set.
+    """
+    runs = [Run("language_models", profile.instructions[0], "base", profile)]
+    for place, name in enumerate(profile.instructions):
+        methods = [method for method in METHODS[1:] if place == 0 or not method.endswith("_oracle")]
+        runs += [Run("language_models", name, method, profile, seed) for seed in profile.seeds for method in methods]
+    return runs
+
+
+def execute(run: Run) -> Record:
+    """Do one run and return its record, not yet saved. An unknown method is a ValueError."""
+    if run.method not in METHODS:
+        raise ValueError(f"method {run.method!r} is not known; valid: {', '.join(METHODS)}")
+    recipe: LanguageProfile = run.recipe
+    model, tokenizer = load_language_model(recipe.model, dtype=recipe.weights_dtype, checkpointing=recipe.checkpointing)
+    records = fitting(load_instructions(run.task), tokenizer, recipe.length)
+    train, held_out = _apart(records, recipe, tokenizer)
+    questions = asked.load_questions(recipe.questions)
+    torch.manual_seed(run.seed)
+    plain, parts = _trained(run, recipe, model, train, questions, tokenizer)
+    plain = plain.to(_dtype(recipe.dtype)).eval()
+    start = time.perf_counter()
+    values = _answered(plain, tokenizer, questions, "test", True)
+    parts["cost"]["seconds_test"] = time.perf_counter() - start
+    metrics = {"average": float(np.mean([np.mean(items) for items in values.values()]))}
+    metrics |= {name: float(np.mean(items)) for name, items in values.items()}
+    metrics |= {f"n_{name}": len(items) for name, items in values.items()}
+    metrics |= {"loss": mean_loss(plain, held_out), "n_train": len(train), "n_held_out": len(held_out)}
+    settings = recipe.settings() | {
+        "weights_sha256": language_sha256(recipe.model),
+        "backbone_label": language_label(recipe.model),
+        "instructions_sha256": train.sha256,
+        "questions_sha256": asked.sha256(questions),
+    }
+    return Record(
+        run.experiment, run.task, run.method, run.profile.name, run.seed, settings, metrics | parts["metrics"],
+        config=parts["config"], selected_on=parts["selected_on"],
+        cost=parts["cost"] | {"peak_memory_mb": peak_memory()}, provenance=provenance(recipe.dtype),
+        history=parts["history"] | {"items": values},
+    )  # fmt: skip
+
+
+def _trained(run: Run, recipe: LanguageProfile, model, train: Instructions, questions, tokenizer) -> tuple[nn.Module, dict]:
+    """Return the plain model after training and search, and the parts of the record that come with it."""
+    before = sum(p.numel() for p in model.parameters())
+    parts = {"metrics": {}, "config": None, "selected_on": "nothing", "history": {}, "cost": {}}
+    if run.method == "base":
+        return model, parts | {"cost": {"trained": 0, "stored": 0, "merged": 0}}
+    if run.method == "lora":
+        net = attention.lora(model, **recipe.options)
+        history = finetune(net, train, recipe, seed=run.seed, checkpoint=run.state("train.pt"))
+        stored = trainable_parameters(net)
+        plain = fuse(net)
+    else:
+        kind, split = SEARCHED[run.method]
+        net = attention.glora(model, recipe.rank, recipe.scale_broadcast)
+        space = Space(net.layer_names, recipe.ranks, dict.fromkeys(net.layer_names, kind))
+        checkpoint = run.supernet.state(f"{kind}.pt")  # the search on reported questions is of the same supernet
+        history = finetune(net, train, recipe, sample=space.sample, seed=run.seed, checkpoint=checkpoint)
+        found, seconds = _search(run, recipe, net, space, questions, tokenizer, split)
+        stored = space.parameters(found.best, net.shapes)
+        plain = fuse(net.use(found.best))
+        parts["config"], parts["selected_on"] = to_json(found.best), "val" if split == "val" else "test (oracle)"
+        parts["metrics"] = {"val": found.score, "evaluations": len(found.ranking), "ties": found.ties}
+        parts["metrics"]["n_val"] = sum(len(part.val) for part in questions)
+        generations = range(1 + max(member.generation for member in found.ranking))
+        parts["history"] = {"search": [[member.score for member in found.generation(number)] for number in generations]}
+        parts["cost"] = {"seconds_search": seconds}
+    parts["history"] |= {"train": history}
+    after = sum(p.numel() for p in plain.parameters())
+    parts["cost"] |= {"seconds_train": sum(epoch["seconds"] for epoch in history), "merged": after - before}
+    parts["cost"] |= {"trained": trainable_parameters(net), "stored": stored}
+    return plain, parts
+
+
+def _search(run: Run, recipe: LanguageProfile, net, space: Space, questions, tokenizer, split: str):
+    """Evolve on as many questions as are for validation: on those, or on as many of the reported ones."""
+    chosen = questions
+    if split == "test":
+        chosen = [asked.Questions(q.benchmark, q.task, q.examples, q.test[: len(q.val)], q.test) for q in questions]
+
+    def score(config) -> float:
+        plain = fuse(net.use(config)).to(_dtype(recipe.dtype)).eval()
+        values = _answered(plain, tokenizer, chosen, "val", recipe.selection_shots)
+        return float(np.mean([np.mean(items) for items in values.values()]))
+
+    start = time.perf_counter()
+    state = run.state("search.json")
+    found = evolve(space, score=score, seed=run.seed, shapes=net.shapes, checkpoint=state, **recipe.evolution)
+    return found, time.perf_counter() - start
+
+
+def _answered(plain, tokenizer, questions, split: str, shots: bool) -> dict[str, list[float]]:
+    from glora_lib.runs.harness import Likelihoods, answered  # the harness takes seconds to import
+
+    return answered(Likelihoods(plain, tokenizer), questions, split, shots)
+
+
+def _apart(records: list[dict], recipe: LanguageProfile, tokenizer) -> tuple[Instructions, Instructions]:
+    """The records that train, and those behind them whose loss is reported."""
+    number = recipe.records if recipe.records >= 0 else len(records) - recipe.held_out
+    if not 0 < number <= len(records) - recipe.held_out:
+        raise ValueError(
+            f"{len(records)} instructions have at most {recipe.length} tokens; {recipe.records} to train on and "
+            f"{recipe.held_out} held out are asked for"
+        )
+    parts = records[:number], records[number : number + recipe.held_out]
+    return tuple(Instructions(part, tokenizer, recipe.length) for part in parts)
+
+
+def _dtype(name: str) -> torch.dtype:
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
