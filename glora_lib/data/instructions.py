@@ -156,7 +156,7 @@ def _from_archive(path: Path) -> list[dict]:
         with tarfile.open(path) as archive:
             content = archive.extractfile(MEMBER).read()
     except (tarfile.TarError, KeyError, EOFError, OSError) as error:
-        raise DataError(f"{path} cannot be read ({error}); delete it and {FETCH}") from error
+        raise DataError(f"{path} cannot be read ({' '.join(str(error).split())}); delete it and {FETCH}") from error
     if (found := hashlib.sha256(content).hexdigest()) != MEMBER_SHA256:
         raise DataError(f"{MEMBER} in {path} has SHA-256 {found}, expected {MEMBER_SHA256}; delete it and {FETCH}")
     return json.loads(content)

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from glora_lib.backbones import language_label, language_sha256, load_language_model
+from glora_lib.data import DataError
 from glora_lib.data import questions as asked
-from glora_lib.data.instructions import Instructions, fitting, load_instructions
+from glora_lib.data.instructions import Instructions, encode, fitting, load_instructions
 from glora_lib.glora.model import fuse
 from glora_lib.glora.search import evolve
 from glora_lib.glora.space import Space, to_json
@@ -127,12 +128,17 @@ def _answered(plain, tokenizer, questions, split: str, shots: bool) -> dict[str,
 
 
 def _apart(records: list[dict], recipe: LanguageProfile, tokenizer) -> tuple[Instructions, Instructions]:
-    """The records that train, and those behind them whose loss is reported."""
-    number = recipe.records if recipe.records >= 0 else len(records) - recipe.held_out
-    if not 0 < number <= len(records) - recipe.held_out:
-        raise ValueError(
-            f"{len(records)} instructions have at most {recipe.length} tokens; {recipe.records} to train on and "
-            f"{recipe.held_out} held out are asked for"
+    """The texts that train, and those behind them whose loss is reported."""
+    number, total = max(len(records) - recipe.held_out, 0), 0
+    for place, record in enumerate(records[:number] if recipe.tokens else []):
+        total += len(encode(record, tokenizer)[0])
+        if total >= recipe.tokens:
+            number = place + 1
+            break
+    if not number or (recipe.tokens and total < recipe.tokens):
+        raise DataError(
+            f"{len(records)} instructions have at most {recipe.length} tokens; they are too few for {recipe.held_out} that are "
+            f"held out and {recipe.tokens or 'some'} tokens to train on"
         )
     parts = records[:number], records[number : number + recipe.held_out]
     return tuple(Instructions(part, tokenizer, recipe.length) for part in parts)

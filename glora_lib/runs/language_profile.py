@@ -16,9 +16,9 @@ class LanguageProfile:
     checkpointing: bool = True
     # what is trained on, and what is scored
     instructions: tuple[str, ...] = ("alpaca_52k.json",)  # files, or what `load_instructions` knows
-    records: int = -1  # of each file, those that fit into `length`, in the file's order; -1 for all that are left
-    held_out: int = 1000  # of the same, after those: their loss is reported
-    length: int = 512  # tokens
+    length: int = 512  # the most tokens that a text may have; longer ones are left out
+    tokens: int | None = None  # train on the first of the others that have as many together; None for all that are left
+    held_out: int = 1000  # the texts after those, whose loss is reported
     # benchmark -> numbers of examples in front (shots), of validation and of test questions; see `load_questions`
     questions: dict = field(
         default_factory=lambda: {
@@ -80,26 +80,27 @@ GPU = replace(
     held_out=64,
     questions={"arc": (25, 58, 500), "hellaswag": (10, 50, 500), "mmlu-20": (5, 4, 25), "truthfulqa": (0, 41, 500)},
     weights_dtype="float32",
-    learning_rate=1e-3,
+    learning_rate=1e-3,  # 2e-5 moves nothing in so few steps
     batch_size=16,
     accumulate=2,
-    methods={"lora": {"epochs": 3, "options": {"rank": 4}}},
 )
 CPU = replace(
     GPU,
     name="cpu",
-    records=128,
-    held_out=32,
     length=256,
-    questions={"arc": (25, 8, 80), "hellaswag": (10, 3, 50), "mmlu-8": (5, 1, 6), "truthfulqa": (0, 3, 50)},
+    tokens=6_000,
+    held_out=16,
+    questions={"arc": (25, 8, 40), "hellaswag": (10, 3, 24), "mmlu-4": (5, 2, 6), "truthfulqa": (0, 3, 24)},
     selection_shots=False,
     scale_broadcast=True,
     epochs=2,
     batch_size=4,
+    accumulate=1,
     population=4,
     parents=2,
     mutations=2,
     crossovers=2,
+    generations=5,
     methods={"lora": {"epochs": 1, "options": {"rank": 4}}},
 )
 SMOKE = replace(
@@ -108,7 +109,8 @@ SMOKE = replace(
     model="random",
     dtype="float32",
     instructions=("tiny",),
-    records=8,
+    length=400,  # bytes
+    tokens=2_000,
     held_out=4,
     questions={"sums": (2, 4, 6)},
     seeds=(0,),
