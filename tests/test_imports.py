@@ -29,7 +29,9 @@ ROOMS = {
 # inside a large room, a module imports from the lines above its own
 INSIDE = {
     "glora": ("space fast_linear class_token", "layer search", "shaped", "conv norm", "model", "score"),
-    "runs": (*("profile provenance", "record language_profile", "run", "controls stages harness", "language", "grid", "kept"),),
+    "runs": (
+        *("profile provenance", "record language_profile", "run", "controls layers stages harness", "language", "grid", "kept"),
+    ),
     "audit": (
         "sources judge",
         "counts dimensions equations measured protocol superlora superset table1",

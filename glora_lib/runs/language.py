@@ -1,6 +1,8 @@
 """What a run on a language model does: fine-tune on instructions, search, fuse, answer the questions of the benchmarks."""
 
+import random
 import time
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -24,6 +26,7 @@ from glora_lib.training.language import finetune, mean_loss
 SEARCHED = {"glora": ("linear", "val"), "glora_weight": ("weight", "val")}
 SEARCHED |= {f"{name}_oracle": (kind, "test") for name, (kind, _) in SEARCHED.items()}
 METHODS = ("base", "lora", *SEARCHED)
+WATCHED = 3  # random subnets whose loss on held-out instructions is recorded
 
 
 def language_models(profile: LanguageProfile) -> list[Run]:
@@ -38,6 +41,21 @@ def language_models(profile: LanguageProfile) -> list[Run]:
     return runs
 
 
+def recipes(profile: LanguageProfile) -> list[Run]:
+    """Return the runs of the experiment "language_recipe": LoRA and both supernets at each of the profile's rates.
+
+    They answer no questions. What chose the rates is the loss on held-out instructions, of a supernet's the mean over
+    `WATCHED` random subnets. The label is the method and the rate: "lora-0.001".
+    """
+    runs = []
+    for rate in profile.rates:
+        for method in ("lora", "glora", "glora_weight"):
+            changed = profile.methods.get(method, {}) | {"learning_rate": rate, "questions": {}}
+            there = replace(profile, methods={method: changed})
+            runs.append(Run("language_recipe", profile.instructions[0], method, there, profile.seeds[0], f"{method}-{rate:g}"))
+    return runs
+
+
 def execute(run: Run) -> Record:
     """Do one run and return its record, not yet saved. An unknown method is a ValueError."""
     if run.method not in METHODS:
@@ -48,15 +66,17 @@ def execute(run: Run) -> Record:
     train, held_out = _apart(records, recipe, tokenizer)
     questions = asked.load_questions(recipe.questions)
     torch.manual_seed(run.seed)
-    plain, parts = _trained(run, recipe, model, train, questions, tokenizer)
+    plain, parts = _trained(run, recipe, model, train, held_out, questions, tokenizer)
     plain = plain.to(_dtype(recipe.dtype)).eval()
-    start = time.perf_counter()
-    values = _answered(plain, tokenizer, questions, "test", True)
-    parts["cost"]["seconds_test"] = time.perf_counter() - start
-    metrics = {"average": float(np.mean([np.mean(items) for items in values.values()]))}
-    metrics |= {name: float(np.mean(items)) for name, items in values.items()}
-    metrics |= {f"n_{name}": len(items) for name, items in values.items()}
-    metrics |= {"loss": mean_loss(plain, held_out), "n_train": len(train), "n_held_out": len(held_out)}
+    metrics = {"loss": mean_loss(plain, held_out), "n_train": len(train), "n_held_out": len(held_out)}
+    values = {}
+    if questions:
+        start = time.perf_counter()
+        values = _answered(plain, tokenizer, questions, "test", True)
+        parts["cost"]["seconds_test"] = time.perf_counter() - start
+        metrics |= {"average": float(np.mean([np.mean(items) for items in values.values()]))}
+        metrics |= {name: float(np.mean(items)) for name, items in values.items()}
+        metrics |= {f"n_{name}": len(items) for name, items in values.items()}
     settings = recipe.settings() | {
         "weights_sha256": language_sha256(recipe.model),
         "backbone_label": language_label(recipe.model),
@@ -64,14 +84,14 @@ def execute(run: Run) -> Record:
         "questions_sha256": asked.sha256(questions),
     }
     return Record(
-        run.experiment, run.task, run.method, run.profile.name, run.seed, settings, metrics | parts["metrics"],
+        run.experiment, run.task, run.label or run.method, run.profile.name, run.seed, settings, metrics | parts["metrics"],
         config=parts["config"], selected_on=parts["selected_on"],
         cost=parts["cost"] | {"peak_memory_mb": peak_memory()}, provenance=provenance(recipe.dtype),
         history=parts["history"] | {"items": values},
     )  # fmt: skip
 
 
-def _trained(run: Run, recipe: LanguageProfile, model, train: Instructions, questions, tokenizer) -> tuple[nn.Module, dict]:
+def _trained(run: Run, recipe: LanguageProfile, model, train, held_out, questions, tokenizer) -> tuple[nn.Module, dict]:
     """Return the plain model after training and search, and the parts of the record that come with it."""
     before = sum(p.numel() for p in model.parameters())
     parts = {"metrics": {}, "config": None, "selected_on": "nothing", "history": {}, "cost": {}}
@@ -88,15 +108,22 @@ def _trained(run: Run, recipe: LanguageProfile, model, train: Instructions, ques
         space = Space(net.layer_names, recipe.ranks, dict.fromkeys(net.layer_names, kind))
         checkpoint = run.supernet.state(f"{kind}.pt")  # the search on reported questions is of the same supernet
         history = finetune(net, train, recipe, sample=space.sample, seed=run.seed, checkpoint=checkpoint)
-        found, seconds = _search(run, recipe, net, space, questions, tokenizer, split)
-        stored = space.parameters(found.best, net.shapes)
-        plain = fuse(net.use(found.best))
-        parts["config"], parts["selected_on"] = to_json(found.best), "val" if split == "val" else "test (oracle)"
-        parts["metrics"] = {"val": found.score, "evaluations": len(found.ranking), "ties": found.ties}
-        parts["metrics"]["n_val"] = sum(len(part.val) for part in questions)
-        generations = range(1 + max(member.generation for member in found.ranking))
-        parts["history"] = {"search": [[member.score for member in found.generation(number)] for number in generations]}
-        parts["cost"] = {"seconds_search": seconds}
+        rng = random.Random(f"watch {run.seed}")
+        watched = [space.sample(rng) for _ in range(WATCHED)]
+        losses = [mean_loss(_fused(net, config, recipe), held_out) for config in watched]
+        parts["metrics"] = {"random_loss": losses, "n_random": WATCHED}
+        best = watched[0]
+        if questions:
+            found, seconds = _search(run, recipe, net, space, questions, tokenizer, split)
+            best = found.best
+            parts["selected_on"] = "val" if split == "val" else "test (oracle)"
+            parts["metrics"] |= {"val": found.score, "evaluations": len(found.ranking), "ties": found.ties}
+            parts["metrics"]["n_val"] = sum(len(part.val) for part in questions)
+            generations = range(1 + max(member.generation for member in found.ranking))
+            parts["history"] = {"search": [[member.score for member in found.generation(number)] for number in generations]}
+            parts["cost"] = {"seconds_search": seconds}
+        parts["config"], stored = to_json(best), space.parameters(best, net.shapes)
+        plain = fuse(net.use(best))
     parts["history"] |= {"train": history}
     after = sum(p.numel() for p in plain.parameters())
     parts["cost"] |= {"seconds_train": sum(epoch["seconds"] for epoch in history), "merged": after - before}
@@ -111,14 +138,17 @@ def _search(run: Run, recipe: LanguageProfile, net, space: Space, questions, tok
         chosen = [asked.Questions(q.benchmark, q.task, q.examples, q.test[: len(q.val)], q.test) for q in questions]
 
     def score(config) -> float:
-        plain = fuse(net.use(config)).to(_dtype(recipe.dtype)).eval()
-        values = _answered(plain, tokenizer, chosen, "val", recipe.selection_shots)
+        values = _answered(_fused(net, config, recipe), tokenizer, chosen, "val", recipe.selection_shots)
         return float(np.mean([np.mean(items) for items in values.values()]))
 
     start = time.perf_counter()
     state = run.state("search.json")
     found = evolve(space, score=score, seed=run.seed, shapes=net.shapes, checkpoint=state, **recipe.evolution)
     return found, time.perf_counter() - start
+
+
+def _fused(net, config, recipe: LanguageProfile) -> nn.Module:
+    return fuse(net.use(config)).to(_dtype(recipe.dtype)).eval()
 
 
 def _answered(plain, tokenizer, questions, split: str, shots: bool) -> dict[str, list[float]]:

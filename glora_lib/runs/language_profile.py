@@ -30,6 +30,7 @@ class LanguageProfile:
     )
     selection_shots: bool = True  # whether the questions that select have examples in front, too
     seeds: tuple[int, ...] = (0, 1, 2)
+    rates: tuple[float, ...] = ()  # learning rates that are tried, `language.recipes`
     # the supernet: attention alone; rank as in the authors' fork
     ranks: tuple[int, ...] = (4,)
     scale_broadcast: bool = False
@@ -64,7 +65,7 @@ class LanguageProfile:
 
     def settings(self) -> dict:
         """Return what one run depends on as plain JSON types, for a record."""
-        around = ("name", "instructions", "seeds", "methods")
+        around = ("name", "instructions", "seeds", "rates", "methods")
         settings = {name: value for name, value in asdict(self).items() if name not in around}
         settings["questions"] = {name: list(sizes) for name, sizes in self.questions.items()}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
@@ -88,19 +89,19 @@ CPU = replace(
     GPU,
     name="cpu",
     length=256,
-    tokens=6_000,
+    tokens=4_000,
     held_out=16,
-    questions={"arc": (25, 8, 40), "hellaswag": (10, 3, 24), "mmlu-4": (5, 2, 6), "truthfulqa": (0, 3, 24)},
+    questions={"arc": (25, 3, 32), "hellaswag": (10, 1, 12), "mmlu-2": (5, 1, 8), "truthfulqa": (0, 2, 16)},
     selection_shots=False,
+    rates=(1e-3, 4e-3),
     scale_broadcast=True,
     epochs=2,
     batch_size=4,
     accumulate=1,
-    population=4,
+    population=3,
     parents=2,
     mutations=2,
-    crossovers=2,
-    generations=5,
+    crossovers=1,
     methods={"lora": {"epochs": 1, "options": {"rank": 4}}},
 )
 SMOKE = replace(
@@ -114,6 +115,7 @@ SMOKE = replace(
     held_out=4,
     questions={"sums": (2, 4, 6)},
     seeds=(0,),
+    rates=(1e-2,),
     learning_rate=1e-2,
     generations=1,
 )

@@ -46,9 +46,9 @@ def fixed(run: Run, recipe: Profile, model, task) -> Outcome:
 
 def glora_fixed(run: Run, recipe: Profile, model, task) -> Outcome:
     """Train GLoRA in one configuration without supernet or search: every tensor as LoRA, D and E as vectors."""
-    net = METHODS["glora"](model, rank=recipe.rank, scale_broadcast=recipe.scale_broadcast)
+    net = METHODS["glora"](model, rank=recipe.rank, scale_broadcast=recipe.scale_broadcast, **recipe.options)
     lora = f"lora{recipe.rank}"
-    net.use(Space(net.layer_names, recipe.ranks).uniform(Choice(lora, lora, lora, "vector", "vector")))
+    net.use(Space(net.layer_names, recipe.ranks, net.kinds).uniform(Choice(lora, lora, lora, "vector", "vector")))
     return _train_alone(net, run, recipe, task)
 
 
@@ -133,7 +133,7 @@ def _train_alone(net, run: Run, recipe: Profile, task) -> Outcome:
     config = None
     if isinstance(net, AdaptedModel):
         config = to_json(net.config)
-        size["stored"] = Space(net.layer_names, (net.rank,)).parameters(net.config, net.shapes)
+        size["stored"] = Space(net.layer_names, (net.rank,), net.kinds).parameters(net.config, net.shapes)
     try:
         plain = fuse(net)
     except NotFusable:
@@ -150,8 +150,8 @@ def _train_alone(net, run: Run, recipe: Profile, task) -> Outcome:
 
 def _prepare(run: Run, recipe: Profile, model, task) -> tuple:
     """Return the supernet, its space, its score on val, and the random subnets that are watched."""
-    net = METHODS["glora"](model, rank=recipe.rank, scale_broadcast=recipe.scale_broadcast)
-    space = Space(net.layer_names, recipe.ranks)
+    net = METHODS["glora"](model, rank=recipe.rank, scale_broadcast=recipe.scale_broadcast, **recipe.options)
+    space = Space(net.layer_names, recipe.ranks, net.kinds)
     rng = random.Random(f"watch {run.seed}")
     return net, space, Score(net, task.val, recipe.dtype), [space.sample(rng) for _ in range(RANDOM_SUBNETS)]
 
