@@ -30,7 +30,8 @@ ROOMS = {
 INSIDE = {
     "glora": ("space fast_linear class_token", "layer search", "shaped", "conv norm", "model", "score"),
     "runs": (
-        *("profile provenance", "record language_profile", "run", "controls layers stages harness", "language", "grid", "kept"),
+        *("profile provenance", "record language_profile", "run", "controls layers stages harness"),
+        *("language", "grid plan", "kept"),
     ),
     "audit": (
         "sources judge",

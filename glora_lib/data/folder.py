@@ -25,7 +25,10 @@ NATURAL = {
     **{"cifar": 100, "caltech101": 102, "dtd": 47, "oxford_flowers102": 102, "oxford_iiit_pet": 37, "svhn": 10},
     **{"sun397": 397, "cifar10": 10},  # CIFAR-10 is not in VTAB; cifar is CIFAR-100
 }
-SPECIALIZED = {"patch_camelyon": 2, "eurosat": 10, "resisc45": 45, "diabetic_retinopathy": 5}
+SPECIALIZED = {
+    **{"patch_camelyon": 2, "eurosat": 10, "resisc45": 45, "diabetic_retinopathy": 5},
+    "colon_cells_4": 4,  # not in VTAB: nuclei in histology, where no folder of Patch Camelyon is
+}
 STRUCTURED = {
     **{"clevr_count": 8, "clevr_dist": 6, "dmlab": 6, "kitti": 4, "dsprites_loc": 16, "dsprites_ori": 16},
     **{"smallnorb_azi": 18, "smallnorb_ele": 9},

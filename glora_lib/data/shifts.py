@@ -38,6 +38,11 @@ SHIFTS = {
         Shift("hard", "a", "those test images that EfficientNet-Lite0 gets wrong"),
         Shift("flat", "r", "the test images as areas of eight flat colours, as in a poster"),
     ),
+    "pacs": (
+        Shift("art_painting", "r", "the same seven kinds of things in paintings instead of photographs"),
+        Shift("cartoon", "r", "the same in cartoons"),
+        Shift("sketch", "sketch", "the same in sketches"),
+    ),
     "imagenet": (
         Shift("imagenetv2", "v2", "images collected again by the same procedure"),
         Shift("imagenet-sketch", "sketch", "drawings in black and white"),
@@ -74,6 +79,9 @@ def load_shift(source: str, target: str, profile: Profile | str) -> Task:
         test = tasks.read_lists(few_shot.parse(source), size, render).test
     elif target == "hard":
         test, digest = hard_ones(source, task)
+    elif source == "pacs":
+        rows = read_list(tasks.place(source), f"{target}.txt", task.classes, {})
+        test, digest = images_of(rows, size), digest_of({"test": rows})
     elif target in ("optdigits", "openclipart_9"):
         images, labels = optdigits() if target == "optdigits" else debian.drawings(target)
         test = Images(resize(images, size), labels)

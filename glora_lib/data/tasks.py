@@ -35,10 +35,10 @@ LISTS = (*few_shot.CLASSES, *tiny_imagenet.NAMES)  # sets with few-shot lists, a
 def load_task(name: str, profile: Profile | str) -> Task:
     """Return the task `name` at the image size of `profile`, a profile or the name of one.
 
-    The tasks of `BUILT_IN` need no files of yours, but `fashion_mnist` and `tuxpaint_9` need a Debian package. The 19 tasks
-    of VTAB-1K and `cifar10` are read from `vtab-1k/<name>` in `GLORA_DATA_DIR`. Four names are both: with `vtab_folders` the
-    profile reads VTAB's own `clevr_count`, `clevr_dist`, `dsprites_loc` and `dsprites_ori`, else ours are generated, and the
-    task's `sha256` tells which.
+    The tasks of `BUILT_IN` need no files of yours, but `fashion_mnist` and `tuxpaint_9` need a Debian package. All others are
+    folders in `GLORA_DATA_DIR` in VTAB-1K's layout, `vtab-1k/<name>` or `<name>`, whatever their name. Four of VTAB's names are
+    both: with `vtab_folders` the profile reads VTAB's own `clevr_count`, `clevr_dist`, `dsprites_loc` and `dsprites_ori`, else
+    ours are generated, and the task's `sha256` tells which.
 
     `<name>-4shot-s0` has 4 training images a class, drawn with seed 0 from any of these tasks, or read from the lists of
     a set in `LISTS`. A task is loaded once a process, so treat it as read-only. Raises `DataError`.
@@ -49,14 +49,13 @@ def load_task(name: str, profile: Profile | str) -> Task:
         return few_shot.subset(load_task(wanted.task, profile), wanted.shots, wanted.seed)
     if wanted:
         return cached_lists(wanted, profile.image_size)
-    if name in folder.CLASSES and (name not in BUILT_IN or profile.vtab_folders):
-        return cached_folder(place(name), profile.image_size)
-    if name in BUILT_IN:
+    if name in BUILT_IN and not (name in folder.CLASSES and profile.vtab_folders):
         return cached_built_in(name, profile.image_size)
+    if is_folder(name):
+        return cached_folder(place(name), profile.image_size)
     if name in LISTS:
         raise DataError(f"{name!r} has few-shot lists only; say how many images a class and which seed: {name}-16shot-s0")
-    known = dict.fromkeys((*BUILT_IN, *folder.CLASSES))
-    raise DataError(f"unknown task {name!r}; valid names: {', '.join(known)}; and with -Kshot-sSEED: {', '.join(LISTS)}")
+    raise unknown(name)
 
 
 def unavailable(name: str, profile: Profile | str) -> str:
@@ -72,16 +71,32 @@ def unavailable(name: str, profile: Profile | str) -> str:
         return debian.unavailable(base)
     if base in BUILT_IN and not (base in folder.CLASSES and profile.vtab_folders):
         return ""
-    if base not in folder.CLASSES and base not in LISTS:
-        raise DataError(f"unknown task {name!r}; valid names: {', '.join((*BUILT_IN, *folder.CLASSES, *LISTS))}")
+    if not is_folder(base) and base not in LISTS:
+        raise unknown(name)
     return "" if place(base).is_dir() else f"there is no folder {place(base)}; data/README.md says where it comes from"
 
 
 def place(name: str) -> Path:
-    """Return the folder of a task of VTAB-1K, or of a set with few-shot lists, in `GLORA_DATA_DIR`."""
-    if name in folder.CLASSES:
-        return paths.external_data() / "vtab-1k" / name
+    """Return the folder of a task, or of a set with few-shot lists, in `GLORA_DATA_DIR`, whether it is there or not."""
+    inside = paths.external_data() / "vtab-1k" / name
+    if name in folder.CLASSES or (name not in LISTS and inside.is_dir()):
+        return inside
     return paths.external_data() / ("tiny-imagenet" if name in tiny_imagenet.NAMES else name)
+
+
+def is_folder(name: str) -> bool:
+    """Return whether a name is that of a task that is read from a folder: a known one, or any that has a list of tests."""
+    plain = Path(name).name == name and name not in LISTS
+    return name in folder.CLASSES or (plain and (place(name) / folder.LISTS["test"]).is_file())
+
+
+def unknown(name: str) -> DataError:
+    """Return the error for a name that no task has."""
+    known = ", ".join(dict.fromkeys((*BUILT_IN, *folder.CLASSES)))
+    return DataError(
+        f"unknown task {name!r}; valid names: {known}; a folder with lists in {paths.external_data()}; and with -Kshot-sSEED: "
+        f"{', '.join(LISTS)}"
+    )
 
 
 def of_name(profile: Profile | str) -> Profile:

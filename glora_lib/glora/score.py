@@ -11,7 +11,8 @@ from torch.utils.data import Dataset
 from glora_lib.glora.class_token import class_token_alone
 from glora_lib.glora.model import AdaptedModel, formed
 from glora_lib.glora.space import Config
-from glora_lib.training.batch import autocast
+from glora_lib.training.batch import autocast, logits
+from glora_lib.training.loop import at, check_finite
 
 
 class Score:
@@ -32,14 +33,19 @@ class Score:
     """
 
     def __init__(self, net: AdaptedModel, data: Dataset, dtype: str = "float32", least: int = 10, most: int = 50):
-        self.net, self.data, self.dtype, self.least, self.most = net, data, dtype, least, most
+        self.net, self.dtype, self.least, self.most = net, dtype, least, most
+        self.device = next(net.parameters()).device
+        self.data = at(data, self.device)
         self.wrong = torch.zeros(len(data))  # how often each image was answered wrongly,
         self.asked = torch.zeros(len(data))  # and how often it was shown
         self.images_seen = 0
 
     @torch.no_grad()
     def __call__(self, config: Config, floor: float | None = None) -> float | None:
-        """Return the accuracy of `config` on all images, or None where it is below `floor`."""
+        """Return the accuracy of `config` on all images, or None where it is below `floor`.
+
+        Outputs that are not finite are a TrainingError.
+        """
         n = len(self.data)
         allowed = n if floor is None else n - math.ceil(floor * n - 1e-9)  # errors with which the floor is still reached
         order = torch.argsort((self.wrong + 1) / (self.asked + 2), descending=True, stable=True)
@@ -70,6 +76,7 @@ class Score:
     def _wrong(self, places: Int[Tensor, " n"]) -> Bool[Tensor, " n"]:
         """Return whether the model's answer is wrong, image by image."""
         images, labels = self.data[places.tolist()]
-        device = next(self.net.parameters()).device
-        with autocast(self.dtype, device):
-            return self.net(images.to(device)).argmax(-1).cpu() != labels
+        with autocast(self.dtype, self.device):
+            out = logits(self.net, images.to(self.device))
+        check_finite(out.isfinite().all(-1))
+        return (out.argmax(-1) != labels.to(self.device)).cpu()

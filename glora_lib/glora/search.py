@@ -6,13 +6,14 @@ ranking), equal scores are ranked by fewer parameters (theirs by age), and the r
 """
 
 import json
-import os
+import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from glora_lib.glora.space import Choice, Config, Space
+from glora_lib.training.files import replacing
 
 TRIES = 10  # attempts per wanted child, as in the authors' code; what is then still missing is drawn at random
 
@@ -62,7 +63,8 @@ class Found:
 def evolve(
     space: Space,
     *,
-    score: Callable[[Config], float],
+    score: Callable[[Config], float] | None = None,
+    score_all: Callable[[Sequence[Config]], Sequence[float]] | None = None,
     seed: int = 0,
     shapes: Mapping[str, tuple[int, int]] | None = None,
     population: int = 50,
@@ -74,11 +76,14 @@ def evolve(
     limit: int | None = None,
     stop_early: bool = False,
     checkpoint: str | Path | None = None,
+    belongs: str = "",
 ) -> Found:
     """Search `space` for the configuration with the highest score; no configuration is scored twice.
 
     Args:
         score: accuracy on validation data, never on test data; higher is better.
+        score_all: scores the configurations of a generation together instead of `score` one by one; `stop_early` has no part in
+            it. Equal scores give the same search.
         shapes: layer name -> (d2, d1), to count parameters. Without it all layers count as equally wide, 768 x 768.
         limit: the most parameters that a subnet may have.
         stop_early: from generation 1 on, call `score(config, floor)` with the score of the last of the best, which may return
@@ -86,16 +91,24 @@ def evolve(
             score: the search takes the same path and finds the same. The random start is scored whole, as a sample.
         checkpoint: a JSON file that the search goes on from if it exists, written after every generation.
             The result is the same as that of a search that was never interrupted.
+        belongs: names what the scores belong to (weights, images); a checkpoint of another name is refused.
 
     Raises ValueError for a limit under which random configurations are not found, for settings that do not add up, and for a
-    checkpoint of another search.
+    checkpoint that is damaged or of another search.
     """
+    if (score is None) == (score_all is None):
+        raise ValueError("give either `score`, for one configuration, or `score_all`, for the configurations of a generation")
     if not 1 <= parents <= population or mutations + crossovers > population:
         raise ValueError(f"need 1 <= parents ({parents}) <= population and mutations + crossovers <= population ({population})")
+    if generations < 0 or min(mutations, crossovers) < 0 or not 0 <= probability <= 1 or not isinstance(seed, int):
+        raise ValueError(
+            "need generations, mutations and crossovers of 0 or more, a probability between 0 and 1, a whole number as seed; "
+            f"got {generations}, {mutations}, {crossovers}, {probability} and {seed!r}"
+        )
     shapes = shapes or dict.fromkeys(space.layer_names, (768, 768))
     rng = random.Random(seed)
     settings = [space.layer_names, space.ranks, seed, population, parents, mutations, crossovers, probability, limit]
-    settings = json.loads(json.dumps([*settings, [shapes[name] for name in space.layer_names]]))
+    settings = json.loads(json.dumps([*settings, [shapes[name] for name in space.layer_names], belongs]))
     seen: dict[str, Evaluated] = {}
     first = 0
     if checkpoint is not None and Path(checkpoint).exists():
@@ -121,28 +134,27 @@ def evolve(
                 f"only {len(children)} of {100 * population} random configurations have at most {limit} parameters; raise the "
                 f"limit: a random one has {space.parameters(space.sample(rng), shapes)}"
             )
+        together = None if score_all is None else iter(score_all(list(children.values())))
         for key, config in children.items():
-            if stop_early and generation > 0:
-                floor = _rank(seen)[:parents][-1].score
-                value = score(config, floor)
-                exact, value = value is not None, floor if value is None else float(value)
+            floor = _rank(seen)[:parents][-1].score if stop_early and generation > 0 else None
+            if together is not None:
+                value = next(together)
+            elif floor is None:
+                value = score(config)
             else:
-                exact, value = True, float(score(config))
-            if value != value:
-                raise ValueError(
-                    f"the score of a configuration is not a number; the search so far is in {checkpoint}: {config}"
-                )
+                value = score(config, floor)
+            exact, value = value is not None, floor if value is None else float(value)
+            if not math.isfinite(value):
+                raise ValueError(f"the score of a configuration is {value}; the search so far is in {checkpoint}: {config}")
             seen[key] = Evaluated(config, value, space.parameters(config, shapes), generation, len(seen), exact)
         if checkpoint is not None:
             _save(Path(checkpoint), settings, seen, generation, rng)
     return Found(_rank(seen))
 
 
-def random_search(space: Space, *, score: Callable[[Config], float], budget: int, seed: int = 0, **kwargs) -> Found:
+def random_search(space: Space, *, budget: int, **kwargs) -> Found:
     """Score `budget` random configurations: what the evolution has to beat at equal cost. Arguments as for `evolve`."""
-    return evolve(
-        space, score=score, seed=seed, **kwargs, population=budget, parents=1, mutations=0, crossovers=0, generations=0
-    )
+    return evolve(space, **kwargs, population=budget, parents=1, mutations=0, crossovers=0, generations=0)
 
 
 def _rank(seen: Mapping[str, Evaluated]) -> list[Evaluated]:
@@ -167,23 +179,28 @@ def _save(path: Path, settings: list, seen: Mapping[str, Evaluated], generation:
         "rng": [version, list(state), gauss],
         "seen": [[key, evaluated.score, evaluated.generation, evaluated.exact] for key, evaluated in seen.items()],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f"{path.suffix}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(data))
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(data))
 
 
 def _resume(path: Path, settings: list, space: Space, shapes: Mapping, seen: dict, rng: random.Random) -> int:
     """Fill `seen` and `rng` from the checkpoint; return the generation to go on with."""
     try:
         data = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"the checkpoint {path} is not valid JSON ({error}); delete it to start again") from error
-    if data["settings"] != settings:
-        raise ValueError(f"the checkpoint {path} belongs to a search with other settings; delete it or restore them")
-    for key, score, generation, exact in data["seen"]:
-        config = space.decode(key)
-        seen[key] = Evaluated(config, score, space.parameters(config, shapes), generation, len(seen), exact)
-    version, state, gauss = data["rng"]
-    rng.setstate((version, tuple(state), gauss))
-    return data["generation"] + 1
+    try:
+        if data["settings"] != settings:
+            raise ValueError(
+                f"the checkpoint {path} belongs to a search with other settings, scores or layers; delete it or restore them"
+            )
+        found = [(space.decode(key), float(score), int(number), bool(exact)) for key, score, number, exact in data["seen"]]
+        version, state, gauss = data["rng"]
+        generation = int(data["generation"])
+        rng.setstate((version, tuple(state), gauss))
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"{path} is no whole checkpoint of a search ({error!r}); name another file, or delete it") from error
+    for config, score, number, exact in found:
+        parameters = space.parameters(config, shapes)
+        seen[space.encode(config)] = Evaluated(config, score, parameters, number, len(seen), exact)
+    return generation + 1

@@ -25,6 +25,7 @@ from glora_lib.runs.grid import COMPUTE, Run
 from glora_lib.runs.profile import Profile
 from glora_lib.runs.provenance import peak_memory, provenance
 from glora_lib.runs.record import Record, RecordError, results
+from glora_lib.training.device import device
 from glora_lib.training.timing import throughput
 
 EXPERIMENT, TASK, METHOD = "inference", "random_images", "all"
@@ -118,12 +119,12 @@ def measure(profile: Profile, rounds: int = 21, seed: int = 0) -> Record:
     Its `history` holds every visit ("throughput", the columns of `throughput` as lists) and what `storage` returns; `metrics`
     the median ratios, keyed "model/batch size". A ratio is no fraction: it can lie above 1.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    place = device()
     plain = backbones.load_backbone(
         profile.backbone, classes=CLASSES, image_size=profile.image_size, weights=profile.weights
     )  # fmt: skip
     start = time.perf_counter()
-    models = variants(lambda: copy.deepcopy(plain).to(device), profile.ranks, seed)
+    models = variants(lambda: copy.deepcopy(plain).to(place), profile.ranks, seed)
     visits = throughput(models, profile.image_size, BATCH_SIZES, rounds, seed)
     cost = {"seconds_throughput": time.perf_counter() - start}
     start = time.perf_counter()
@@ -136,7 +137,8 @@ def measure(profile: Profile, rounds: int = 21, seed: int = 0) -> Record:
     }
     return Record(
         EXPERIMENT, TASK, METHOD, profile.name, seed, settings, {"ratio": ratios, "n_rounds": rounds}, config=None,
-        selected_on="nothing", cost=cost, provenance=provenance(), history={"throughput": visits.to_dict("list")} | kept,
+        selected_on="nothing", cost=cost, provenance=provenance(place=place),
+        history={"throughput": visits.to_dict("list")} | kept,
     )  # fmt: skip
 
 

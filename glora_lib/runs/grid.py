@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from joblib import Parallel, delayed, parallel_config
@@ -13,6 +14,8 @@ from glora_lib.runs.provenance import peak_memory, provenance
 from glora_lib.runs.record import Record
 from glora_lib.runs.run import Run
 from glora_lib.runs.stages import STAGES
+from glora_lib.training.device import device, suited
+from glora_lib.training.device import peak_memory as gpu_memory
 from glora_lib.training.loop import accuracy
 from glora_lib.training.threads import share
 
@@ -43,6 +46,8 @@ def fill(
     if compute not in COMPUTE:
         raise ValueError(f"compute {compute!r} is not known; valid: {', '.join(COMPUTE)}")
     runs, scheduler = list(runs), scheduler or None
+    if scheduler is None:
+        device()  # one that is asked for and missing is an error before anything is deleted or computed
     wanted = [run for run in runs if compute == "all" or (compute == "missing" and not run.exists())]
     if compute == "all":
         for run in wanted:
@@ -66,14 +71,17 @@ def execute(run: Run) -> Record:
     """Train, search, fuse and measure one run; return its record, not yet saved."""
     if run.method not in STAGES:
         raise ValueError(f"method {run.method!r} cannot be run here; valid: {', '.join(STAGES)}")
+    place = device()  # refused before anything is computed where it is not here
     recipe, task = run.recipe, load_task(run.task, run.profile)
+    computed_in = suited(recipe.dtype, place)
+    recipe = replace(recipe, dtype=computed_in)
     model = backbones.load_backbone(
         recipe.backbone, classes=task.classes, image_size=recipe.image_size, weights=recipe.weights,
         drop_path=recipe.drop_path, seed=run.seed,
     )  # fmt: skip
     torch.manual_seed(run.seed)  # for what adapting draws: a run does not depend on those before it in this process
     outcome, plain = STAGES[run.method](run, recipe, model, task)
-    settings = recipe.settings() | {
+    settings = run.recipe.settings() | {
         "weights_sha256": backbones.weights_sha256(recipe.backbone, recipe.weights),
         "backbone_label": backbones.label(recipe.backbone, recipe.weights),
         "task_sha256": task.sha256,
@@ -84,10 +92,13 @@ def execute(run: Run) -> Record:
     for target in run.targets:
         shifted = load_shift(run.task, target, run.profile).test
         metrics |= {f"shift_{target}": accuracy(plain, shifted, dtype=recipe.dtype), f"n_{target}": len(shifted)}
+    measured_on = next(plain.parameters()).device
     cost = outcome.pop("cost") | {"peak_memory_mb": peak_memory()}
+    if measured_on.type == "cuda":
+        cost["gpu_memory_mb"] = gpu_memory(measured_on)
     return Record(
         run.experiment, run.task, run.label or run.method, run.profile.name, run.seed, settings, metrics,
-        cost=cost, provenance=provenance(recipe.dtype), **outcome,
+        cost=cost, provenance=provenance(computed_in, measured_on), **outcome,
     )  # fmt: skip
 
 

@@ -64,7 +64,7 @@ def keep(run: Run) -> Path:
     if method in SEARCHED:
         options, method = {"rank": recipe.rank, "scale_broadcast": recipe.scale_broadcast}, "glora"
     net = METHODS[method](plain_model(run, load_task(run.task, run.profile).classes), **options)
-    trained = torch.load(checkpoint, weights_only=True)["parameters"]
+    trained = torch.load(checkpoint, map_location="cpu", weights_only=True)["parameters"]
     parameters = dict(net.named_parameters())
     with torch.no_grad():
         for name, tensor in trained.items():

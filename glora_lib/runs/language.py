@@ -20,6 +20,7 @@ from glora_lib.runs.language_profile import LanguageProfile
 from glora_lib.runs.provenance import peak_memory, provenance
 from glora_lib.runs.record import Record
 from glora_lib.runs.run import Run
+from glora_lib.training.device import device
 from glora_lib.training.language import finetune, mean_loss
 
 # the two variants of GLoRA on layers without bias, each searched on validation questions and on reported ones
@@ -61,7 +62,9 @@ def execute(run: Run) -> Record:
     if run.method not in METHODS:
         raise ValueError(f"method {run.method!r} is not known; valid: {', '.join(METHODS)}")
     recipe: LanguageProfile = run.recipe
+    place = device()  # refused before anything is computed where it is not here
     model, tokenizer = load_language_model(recipe.model, dtype=recipe.weights_dtype, checkpointing=recipe.checkpointing)
+    model.to(place)
     records = fitting(load_instructions(run.task), tokenizer, recipe.length)
     train, held_out = _apart(records, recipe, tokenizer)
     questions = asked.load_questions(recipe.questions)
@@ -86,7 +89,7 @@ def execute(run: Run) -> Record:
     return Record(
         run.experiment, run.task, run.label or run.method, run.profile.name, run.seed, settings, metrics | parts["metrics"],
         config=parts["config"], selected_on=parts["selected_on"],
-        cost=parts["cost"] | {"peak_memory_mb": peak_memory()}, provenance=provenance(recipe.dtype),
+        cost=parts["cost"] | {"peak_memory_mb": peak_memory()}, provenance=provenance(recipe.dtype, place),
         history=parts["history"] | {"items": values},
     )  # fmt: skip
 
@@ -98,13 +101,13 @@ def _trained(run: Run, recipe: LanguageProfile, model, train, held_out, question
     if run.method == "base":
         return model, parts | {"cost": {"trained": 0, "stored": 0, "merged": 0}}
     if run.method == "lora":
-        net = attention.lora(model, **recipe.options)
+        net = attention.lora(model, **recipe.options).to(model.device)
         history = finetune(net, train, recipe, seed=run.seed, checkpoint=run.state("train.pt"))
         stored = trainable_parameters(net)
         plain = fuse(net)
     else:
         kind, split = SEARCHED[run.method]
-        net = attention.glora(model, recipe.rank, recipe.scale_broadcast)
+        net = attention.glora(model, recipe.rank, recipe.scale_broadcast).to(model.device)
         space = Space(net.layer_names, recipe.ranks, dict.fromkeys(net.layer_names, kind))
         checkpoint = run.supernet.state(f"{kind}.pt")  # the search on reported questions is of the same supernet
         history = finetune(net, train, recipe, sample=space.sample, seed=run.seed, checkpoint=checkpoint)

@@ -1,6 +1,7 @@
-"""Three ways to run everything: SMOKE proves the machinery, CPU fills the tables here, PAPER is the paper's protocol.
+"""Four ways to run everything: SMOKE proves the machinery, CPU fills the tables on two cores, GPU is the paper's schedule on a
+small backbone, PAPER is the paper's protocol.
 
-`CPU = replace(PAPER, ...)` and `SMOKE = replace(PAPER, ...)`: what is written there is what the profile changes.
+`CPU = replace(PAPER, ...)` and so on: what is written there is what the profile changes.
 """
 
 from dataclasses import asdict, dataclass, field, replace
@@ -32,6 +33,7 @@ CONTROLS = {
     "glora_random": "the same supernet, the best of as many random subnets",
     "glora_fixed": "one configuration (A, B, C as LoRA, D and E vectors) trained alone, without supernet or search",
     "lora_long": "LoRA with the operations of GLoRA's training and search together",
+    "glora_largest": "the same supernet's largest subnet: A, B, C as LoRA of the largest rank, D and E vectors, no search",
     "glora_oracle": "the same supernet searched on the test images: an upper bound, never a result",
 }
 
@@ -83,7 +85,7 @@ class Profile:
     first_learning_rate: float = 1e-6  # the rate that the warm-up starts from
     final_learning_rate: float = 1e-5  # the rate that the cosine ends at
     update_unsampled: bool = True  # torch 1.10, the paper's version, lets Adam move tensors that a step did not sample
-    dtype: str = "float32"  # or "bfloat16": autocast in training and evaluation
+    dtype: str = "float32"  # "bfloat16": autocast in training and evaluation; "tf32": shorter factors of products on a GPU
     # the search (App. B and the authors' evolution.py)
     population: int = 50
     parents: int = 10
@@ -100,6 +102,10 @@ class Profile:
     vtab_folders: bool = True  # where a VTAB-1K task and a packaged one share a name, which of them is meant
     options: dict = field(default_factory=dict)  # keyword arguments of the method's function
     parameters: dict = field(default_factory=dict)  # what reproduce.py gives notebooks that declare it, instead of their own
+    # rows of the main table that are a method with other settings: label -> (method, what it changes)
+    rows: dict[str, tuple[str, dict]] = field(default_factory=dict)
+    budgets: tuple[int, ...] = ()  # epochs of the budget curve, and the tasks that it is drawn on
+    budget_tasks: tuple[str, ...] = ()
     # what single methods change
     methods: dict[str, dict] = field(
         default_factory=lambda: {
@@ -125,6 +131,16 @@ class Profile:
         """Return the seeds that a method, a control or an experiment runs with in this profile."""
         return self.other_seeds.get(name, self.seeds)
 
+    def row(self, label: str) -> tuple[str, "Profile"]:
+        """Return the method behind a row of the main table, and this profile with the row's own settings.
+
+        GLoRA has no recipe of its own: the profile is its recipe, so that a row's controls share its supernet.
+        """
+        method, changes = self.rows.get(label, (label, {}))
+        if method in self.methods:
+            changes = {"methods": self.methods | {method: self.methods[method] | changes}}
+        return method, replace(self, **changes)
+
     def for_method(self, method: str) -> "Profile":
         """Return this profile with the recipe of `method`; a method without one of its own trains like the supernet."""
         return replace(self, **self.methods.get(method, {}), methods={})
@@ -135,7 +151,8 @@ class Profile:
         Options are there where the method has any.
         """
         around = ("name", "tasks", "controlled", "few_shot", "shots", "sources", "seeds", "other_seeds", "other_ranks")
-        around += ("rates", "methods", "layers", "results", "figures", "allow_dirty", "compared", "parameters")
+        around += ("rates", "rows", "budgets", "budget_tasks", "methods", "layers", "parameters")
+        around += ("results", "figures", "allow_dirty", "compared")
         around += () if self.options else ("options",)
         settings = {name: value for name, value in asdict(self).items() if name not in around}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
@@ -155,7 +172,9 @@ CPU = replace(
         *("mnist_m", "fashion_mnist", "koeppen_5", "indian_pines_9", "clevr_dist", "dsprites_loc", "dsprites_ori"),
         "cifar10",  # from a folder of yours; left out where it is absent
     ),
-    controlled={"indian_pines_9": tuple(CONTROLS)},  # none of the tasks that recipes were compared on
+    controlled={
+        "indian_pines_9": ("glora_random", "glora_fixed", "lora_long", "glora_oracle")
+    },  # none of the tasks that recipes were compared on
     few_shot=("tiny_imagenet_food", "tiny_imagenet_vehicles", "tiny_imagenet_pets", "mnist_5k", "landcover_10"),
     sources=("mnist_5k", "tuxpaint_9", "tiny_imagenet_food-16shot-s0"),
     # what has records; the rest is ready and was not run: data/README.md
@@ -206,6 +225,45 @@ CPU = replace(
     },
 )
 
+LORA_EVERYWHERE = {"rank": 8, "placement": "all"}
+
+GPU = replace(
+    PAPER,
+    name="gpu",
+    backbone=CPU.backbone,
+    weights="",
+    image_size=98,
+    tasks=(
+        *("mnist_5k", "mnist_m", "fashion_mnist", "cifar10", "cifar", "caltech101", "oxford_flowers102"),
+        *("landcover_10", "koeppen_5", "indian_pines_9", "colon_cells_4"),
+        *("clevr_count", "clevr_dist", "dsprites_loc", "dsprites_ori"),
+    ),
+    seeds=(0,),
+    other_seeds=dict.fromkeys(("lora", "lora_everywhere", "fact_tk", "repadapter", "glora", "glora_divided"), (0, 1, 2)),
+    few_shot=(),
+    sources=("pacs",),
+    controlled=dict.fromkeys(
+        ("cifar10", "landcover_10", "clevr_count", "mnist_m"), ("lora_long", "glora_random", "glora_fixed", "glora_largest")
+    ),
+    other_ranks=(),
+    dtype="bfloat16",
+    rows={
+        "lora_everywhere": ("lora", {"options": LORA_EVERYWHERE}),
+        "lora_matched": ("lora", {"options": LORA_EVERYWHERE | {"rank": 7}}),  # nearest to the mean size of GLoRA's subnets
+        # GLoRA's rate is chosen by task from two on the validation images, as in Table 5
+        **{
+            f"{form}-{rate:g}": ("glora", changes | {"learning_rate": rate, "head_learning_rate": rate})
+            for form, changes in {"glora": {}, "glora_divided": {"scale_broadcast": True}}.items()
+            for rate in (5e-4, 1e-4)
+        },
+    },
+    budgets=(14, 50, 100, 200, 500),
+    budget_tasks=("cifar10", "landcover_10", "clevr_count", "mnist_m"),
+    layers=CPU.layers | {"image_size": 224, "epochs": 100, "population": 50, "parents": 10, "mutations": 25, "crossovers": 25},
+    figures="figures/gpu",
+    vtab_folders=False,
+)
+
 SMOKE = replace(
     PAPER,
     name="smoke",
@@ -251,4 +309,4 @@ SMOKE = replace(
     },
 )
 
-PROFILES = {profile.name: profile for profile in (SMOKE, CPU, PAPER)}
+PROFILES = {profile.name: profile for profile in (SMOKE, CPU, GPU, PAPER)}

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from glora_lib.paths import ROOT
+from glora_lib.training.device import describe, device
 
 CODE = ("glora_lib", "reproduce.py", "pyproject.toml", "requirements.txt", "requirements-data.txt")
 PACKAGES = (
@@ -35,8 +36,13 @@ def commit() -> tuple[str, bool]:
         return "unknown", True
 
 
-def provenance(dtype: str = "float32") -> dict:
-    """Return what a record says of its origin, as plain JSON types."""
+def provenance(dtype: str = "float32", place: torch.device | None = None) -> dict:
+    """Return what a record says of its origin, as plain JSON types.
+
+    Args:
+        dtype: what was computed in, "float32", "tf32" or "bfloat16".
+        place: the device of the tensors that were computed with; None is the processor.
+    """
     revision, dirty = commit()
     return {
         "commit": revision,
@@ -46,7 +52,7 @@ def provenance(dtype: str = "float32") -> dict:
         "packages": {package: _version(package) for package in PACKAGES},
         "processor": processor(),
         "capability": torch.backends.cpu.get_cpu_capability(),
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        **describe(place or torch.device("cpu")),
         "dtype": dtype,
         "threads": torch.get_num_threads(),
     }
@@ -56,9 +62,10 @@ def line() -> str:
     """Return one line of provenance for the head of a notebook."""
     revision, dirty = commit()
     state = f"{revision[:10]}{' (changed)' if dirty else ''}"
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{processor()}, {torch.get_num_threads()} threads"
+    place = device()
+    where = torch.cuda.get_device_name(place) if place.type == "cuda" else f"{processor()}, {torch.get_num_threads()} threads"
     return (
-        f"commit {state} · Python {platform.python_version()} · torch {_version('torch')} · timm {_version('timm')} · {device}"
+        f"commit {state} · Python {platform.python_version()} · torch {_version('torch')} · timm {_version('timm')} · {where}"
     )
 
 

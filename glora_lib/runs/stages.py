@@ -1,7 +1,8 @@
 """What a run does: train, search, fuse, measure. One function a kind of method; `grid` decides what runs and what is kept.
 
 Each takes the run, its recipe, a fresh backbone and the task, and returns parts of the record (metrics, config, selected_on,
-cost, history) and the model that was measured, fused where it can be; for a supernet that is the supernet.
+cost, history) and the model that was measured, fused where it can be; for a supernet that is the supernet. What is adapted on
+the processor, so that it starts alike everywhere, is trained and measured on the device.
 """
 
 import copy
@@ -20,6 +21,8 @@ from glora_lib.methods.noah import search as noah_search
 from glora_lib.methods.probes import features
 from glora_lib.runs.profile import Profile
 from glora_lib.runs.run import Run
+from glora_lib.training.checkpoint import belonging
+from glora_lib.training.device import device
 from glora_lib.training.loop import accuracy, train
 
 Outcome = tuple[dict, nn.Module]
@@ -28,7 +31,7 @@ RANDOM_SUBNETS = 3  # random subnets that are measured on test beside the one th
 
 def probe(run: Run, recipe: Profile, model, task) -> Outcome:
     """Train the head on features that are computed once."""
-    METHODS["linear"](model)
+    METHODS["linear"](model).to(device())
     history = train(model.get_classifier(), features(model, task.train), recipe, seed=run.seed)
     parts = {
         "metrics": _measure(model, task, recipe),
@@ -83,6 +86,24 @@ def glora_random(run: Run, recipe: Profile, model, task) -> Outcome:
     return _searched(run, recipe, model, task, random_search, budget=budget, limit=recipe.limit)
 
 
+def glora_largest(run: Run, recipe: Profile, model, task) -> Outcome:
+    """Train the same supernet and measure its largest subnet, without a search."""
+    net, space, *_ = _prepare(run, recipe, model, task)
+    checkpoint = run.supernet.state("train.pt")
+    history = train(net, task.train, recipe, sample=space.sample, seed=run.seed, checkpoint=checkpoint)
+    lora = f"lora{recipe.rank}"
+    largest = space.uniform(Choice(lora, lora, lora, "vector", "vector"))
+    plain = fuse(net.use(largest))
+    parts = {
+        "metrics": _measure(plain, task, recipe),
+        "config": to_json(largest),
+        "selected_on": "nothing",
+        "cost": {"seconds_train": _seconds(history)} | _sizes(net, space.parameters(largest, net.shapes)),
+        "history": {"train": history},
+    }
+    return parts, plain
+
+
 def glora_oracle(run: Run, recipe: Profile, model, task) -> Outcome:
     """Search the same supernet on the test images, as the authors' code was first published: an upper bound, never a result."""
     return _searched(run, recipe, model, task, evolve, split="test", stop_early=True, **recipe.evolution)
@@ -93,7 +114,7 @@ def noah(run: Run, recipe: Profile, model, task) -> Outcome:
 
     The authors retrain on training and validation images together; here the validation images stay out.
     """
-    net = METHODS["noah"](copy.deepcopy(model), **recipe.options)
+    net = METHODS["noah"](copy.deepcopy(model), **recipe.options).to(device())
     history = {"train": train(net, task.train, recipe, sample=net.sample, seed=run.seed, checkpoint=run.state("train.pt"))}
     start = time.perf_counter()
     settings = {key: value for key, value in recipe.evolution.items() if key not in ("probability", "limit")}  # NOAH's own
@@ -102,7 +123,7 @@ def noah(run: Run, recipe: Profile, model, task) -> Outcome:
     )
     best, cost = ranking[0][2], {"seconds_search": time.perf_counter() - start}
     again = run.profile.for_method("lora")
-    alone = METHODS["noah"](model, config=best, **recipe.options)
+    alone = METHODS["noah"](model, config=best, **recipe.options).to(device())
     history["retrain"] = train(alone, task.train, again, seed=run.seed, checkpoint=run.state("retrain.pt"))
     cost["seconds_train"] = _seconds(history["train"]) + _seconds(history["retrain"])
     sizes = _sizes(net, trainable_parameters(alone))  # trained: the supernet
@@ -121,6 +142,7 @@ STAGES: dict[str, Callable[..., Outcome]] = dict.fromkeys(METHODS, fixed) | {
     "noah": noah,
     "glora": glora,
     "glora_random": glora_random,
+    "glora_largest": glora_largest,
     "glora_oracle": glora_oracle,
     "glora_fixed": glora_fixed,
     "supernet": supernet,
@@ -128,6 +150,7 @@ STAGES: dict[str, Callable[..., Outcome]] = dict.fromkeys(METHODS, fixed) | {
 
 
 def _train_alone(net, run: Run, recipe: Profile, task) -> Outcome:
+    net.to(device())
     history = train(net, task.train, recipe, seed=run.seed, checkpoint=run.state("train.pt"))
     size = _sizes(net, trainable_parameters(net))
     config = None
@@ -150,7 +173,7 @@ def _train_alone(net, run: Run, recipe: Profile, task) -> Outcome:
 
 def _prepare(run: Run, recipe: Profile, model, task) -> tuple:
     """Return the supernet, its space, its score on val, and the random subnets that are watched."""
-    net = METHODS["glora"](model, rank=recipe.rank, scale_broadcast=recipe.scale_broadcast, **recipe.options)
+    net = METHODS["glora"](model, rank=recipe.rank, scale_broadcast=recipe.scale_broadcast, **recipe.options).to(device())
     space = Space(net.layer_names, recipe.ranks, net.kinds)
     rng = random.Random(f"watch {run.seed}")
     return net, space, Score(net, task.val, recipe.dtype), [space.sample(rng) for _ in range(RANDOM_SUBNETS)]
@@ -168,7 +191,8 @@ def _searched(run: Run, recipe: Profile, model, task, search: Callable[..., Foun
     judge = score if split == "val" else Score(net, task.test, recipe.dtype)
     start, seen = time.perf_counter(), judge.images_seen
     state = run.state("search.json")
-    found = search(space, score=judge, seed=run.seed, shapes=net.shapes, checkpoint=state, **settings)
+    judged = f"{split} of {task.sha256}, {belonging(net, task.val, trained=True)}"
+    found = search(space, score=judge, seed=run.seed, shapes=net.shapes, checkpoint=state, belongs=judged, **settings)
     cost |= {"seconds_search": time.perf_counter() - start, "search_images": judge.images_seen - seen}
     generations = [found.generation(g) for g in range(1 + max(e.generation for e in found.ranking))]
     history["search"] = [

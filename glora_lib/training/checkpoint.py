@@ -15,9 +15,12 @@ KEYS = ("settings", "belongs", "parameters", "buffers", "optimizer", "order", "t
 SAMPLED = 2**16  # numbers of a tensor that enter a fingerprint
 
 
-def belonging(model: nn.Module, data: Dataset) -> dict[str, str]:
-    """Return fingerprints of what a training belongs to: the data (labels and three examples) and the frozen weights."""
-    return {"data": _data(data), "frozen weights": _frozen(model)}
+def belonging(model: nn.Module, data: Dataset, trained: bool = False) -> dict[str, str]:
+    """Return fingerprints of what a training belongs to: the data (labels and three examples) and the frozen weights.
+
+    With `trained` the weights that are trained count, too: what a search belongs to.
+    """
+    return {"data": _data(data), "frozen weights": _weights(model, trained)}
 
 
 def save(path: Path, *, settings, belongs, trained, buffers, optimizer, order, draw, history, device: Tensor | None) -> None:
@@ -110,9 +113,9 @@ def _data(data: Dataset) -> str:
     return digest.hexdigest()[:16]
 
 
-def _frozen(model: nn.Module) -> str:
+def _weights(model: nn.Module, trained: bool) -> str:
     digest = hashlib.sha256()
-    for tensor in [*(p for p in model.parameters() if not p.requires_grad), *model.buffers()]:
+    for tensor in [*(p for p in model.parameters() if trained or not p.requires_grad), *model.buffers()]:
         numbers = tensor.detach().flatten()
         digest.update(str(tuple(tensor.shape)).encode() + _bytes(numbers[:: max(1, numbers.numel() // SAMPLED)]))
     return digest.hexdigest()[:16]

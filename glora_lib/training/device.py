@@ -35,6 +35,17 @@ def device(wanted: str | None = None) -> torch.device:
     return torch.device("cuda", int(number) if number else _worker() % here)
 
 
+def suited(dtype: str, place: torch.device) -> str:
+    """Return the number format that a run asked for `dtype` computes in: float32 on a processor without bfloat16 products.
+
+    There bfloat16 would be many times slower. A processor has no TF32 either.
+    """
+    if place.type != "cpu" or dtype == "float32":
+        return dtype
+    has = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return dtype if dtype == "bfloat16" and has else "float32"
+
+
 def describe(place: torch.device) -> dict:
     """Return what a record says of a device, as plain JSON types: its name, and for a GPU driver, CUDA and memory."""
     if place.type != "cuda":

@@ -49,8 +49,8 @@ def test_tasks_are_loaded_once_a_process():
 def test_unknown_names_list_the_valid_ones():
     with pytest.raises(DataError, match=r"unknown task 'mnist'; valid names: .*mnist_5k.*clevr_count.*cifar10"):
         load_task("mnist", SMALL)
-    with pytest.raises(DataError, match=r"unknown profile 'gpu'; valid names: smoke, cpu, paper"):
-        load_task("gratings", "gpu")
+    with pytest.raises(DataError, match=r"unknown profile 'tpu'; valid names: smoke, cpu, gpu, paper"):
+        load_task("gratings", "tpu")
 
 
 def test_the_profile_says_which_clevr_count_is_meant(tmp_path, monkeypatch):
@@ -162,8 +162,8 @@ def test_folder_class_names(folder):
 
 
 def test_vtab_class_counts():
-    assert set(CLASSES) == {*VTAB_1K, "cifar10"}
-    assert sum(CLASSES.values()) == 940 + 10
+    assert set(CLASSES) == {*VTAB_1K, "cifar10", "colon_cells_4"}
+    assert sum(CLASSES.values()) == 940 + 10 + 4
     assert (CLASSES["sun397"], CLASSES["patch_camelyon"], CLASSES["smallnorb_ele"], CLASSES["cifar10"]) == (
         397,
         2,

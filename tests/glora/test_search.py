@@ -172,6 +172,7 @@ def test_more_generations_go_on_from_a_finished_search(tmp_path):
         {"mutations": 4},
         {"probability": 0.3},
         {"limit": 10_000},
+        {"belongs": "other weights"},
         {"shapes": SHAPES | {"layer0": (99, 30)}},
         {"space": Space(SPACE.layer_names, (8, 4))},
         {"space": Space([*SPACE.layer_names[:-1], "other"])},
@@ -185,7 +186,7 @@ def test_a_checkpoint_of_another_search_is_refused_and_kept(tmp_path, changes):
     before = checkpoint.read_bytes()
     if "other" in changes.get("space", SPACE).layer_names:
         changes = changes | {"shapes": SHAPES | {"other": (20, 30)}}
-    with pytest.raises(ValueError, match="search with other settings; delete it or restore them"):
+    with pytest.raises(ValueError, match="belongs to a search with other settings, .*; delete it or restore them"):
         evolve(score=Additive(), **(arguments | changes))
     assert checkpoint.read_bytes() == before
 
@@ -198,10 +199,61 @@ def test_a_checkpoint_that_cannot_be_read_says_how_to_go_on(tmp_path):
         evolve(SPACE, score=Additive(), generations=1, checkpoint=checkpoint, **SMALL)
 
 
+@pytest.mark.parametrize("content", [b"null", b"[]", b"{}", b'{"settings": 1}', b"\xff\xfe", b"3"], ids=repr)
+def test_a_file_that_is_no_checkpoint_of_a_search_is_refused(tmp_path, content):
+    checkpoint = tmp_path / "search.json"
+    checkpoint.write_bytes(content)
+    with pytest.raises(ValueError, match="search.json"):
+        evolve(SPACE, score=Additive(), generations=1, checkpoint=checkpoint, **SMALL)
+    assert checkpoint.read_bytes() == content
+
+
+def test_a_checkpoint_without_its_generator_is_refused(tmp_path):
+    checkpoint = tmp_path / "search.json"
+    evolve(SPACE, score=Additive(), generations=1, checkpoint=checkpoint, **SMALL)
+    data = json.loads(checkpoint.read_text())
+    del data["rng"]
+    checkpoint.write_text(json.dumps(data))
+    with pytest.raises(ValueError, match="is no whole checkpoint of a search .*'rng'"):
+        evolve(SPACE, score=Additive(), generations=2, checkpoint=checkpoint, **SMALL)
+
+
 @pytest.mark.parametrize("wrong", [{"parents": 0}, {"parents": 13}, {"mutations": 8}, {"crossovers": 8}], ids=str)
 def test_settings_that_do_not_add_up_are_an_error(wrong):
     with pytest.raises(ValueError, match="parents.*population"):
         evolve(SPACE, score=Additive(), **(SMALL | wrong))
+
+
+@pytest.mark.parametrize("wrong", [{"generations": -1}, {"mutations": -1}, {"probability": 1.5}], ids=str)
+def test_numbers_that_mean_nothing_are_an_error(wrong):
+    with pytest.raises(ValueError, match="need generations, mutations and crossovers of 0 or more"):
+        evolve(SPACE, score=Additive(), **(SMALL | wrong))
+
+
+def test_a_generation_scored_together_gives_the_same_search():
+    one_by_one, calls = Additive(), []
+
+    def together(configs):
+        calls.append(len(configs))
+        return [Additive()(config) for config in configs]
+
+    arguments = dict(seed=3, shapes=SHAPES, generations=3, **SMALL)
+    found = evolve(SPACE, score_all=together, **arguments)
+    assert ranking(found) == ranking(evolve(SPACE, score=one_by_one, **arguments))
+    assert calls == [12] * 4
+    stopped = evolve(SPACE, score=Stopping(), stop_early=True, **arguments)
+    assert stopped.best == found.best
+    for scores in ({}, {"score": one_by_one, "score_all": together}):
+        with pytest.raises(ValueError, match="give either `score`"):
+            evolve(SPACE, **scores, **arguments)
+
+
+class Stopping(Additive):
+    """Stops below the floor."""
+
+    def __call__(self, config, floor=None):
+        value = super().__call__(config)
+        return None if floor is not None and value < floor else value
 
 
 def test_random_search_spends_its_budget_on_different_configurations():
