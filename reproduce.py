@@ -11,12 +11,13 @@ it (pages that they share count once a process, so with workers the sum is an up
 import argparse
 import ast
 import logging
+import math
 import os
 import re
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -27,9 +28,12 @@ import pandas as pd
 import papermill
 import psutil
 import yaml
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
 from nbconvert import HTMLExporter
 
-from glora_lib.paths import NOTEBOOKS, OUT
+from glora_lib.paths import NOTEBOOKS, OUT, external_data
 from glora_lib.plot import committed
 from glora_lib.runs.profile import PROFILES
 from glora_lib.runs.record import all_results
@@ -50,9 +54,12 @@ class Outcome:
 def select(folder: Path, only: list[str]) -> list[Path]:
     """Return the notebooks of `folder` in order, or those whose two-digit numbers are in `only`.
 
-    Raises ValueError for a number that no notebook has.
+    Raises ValueError for a number that no notebook has, and for one that two have.
     """
-    notebooks = {path.name[:2]: path for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))}
+    notebooks: dict[str, Path] = {}
+    for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
+        if (other := notebooks.setdefault(path.name[:2], path)) is not path:
+            raise ValueError(f"{other.name} and {path.name} have one number; rename one of them, or move it out of {folder}")
     if unknown := [number for number in only if number.zfill(2) not in notebooks]:
         raise ValueError(f"no notebook has the number {', '.join(unknown)}; there are {', '.join(notebooks) or 'none'}")
     wanted = {number.zfill(2) for number in only} or set(notebooks)
@@ -68,9 +75,13 @@ def parameters_index(cells: list) -> int | None:
 def declared(notebook: Path) -> dict:
     """Return the parameters that a notebook declares, name to default.
 
-    Raises ValueError when there is no parameters cell or when it holds more than assignments of literals.
+    Raises ValueError when there is no parameters cell, when it holds more than assignments of literals, and for a file that is
+    no notebook.
     """
-    cells = nbformat.read(notebook, as_version=4).cells
+    try:
+        cells = nbformat.read(notebook, as_version=4).cells
+    except Exception as error:  # nbformat's own and others', none of which names the file
+        raise ValueError(f"{notebook.name} cannot be read as a notebook ({error}); restore it") from error
     if (index := parameters_index(cells)) is None:
         raise ValueError(f"{notebook.name}: no cell is tagged 'parameters'")
     defaults = {}
@@ -87,11 +98,28 @@ def declared(notebook: Path) -> dict:
 
 
 def refuse_undeclared(notebooks: list[Path], parameters: dict) -> None:
-    """Raise ValueError naming the first notebook that does not declare one of `parameters`; papermill only warns."""
+    """Raise ValueError for a parameter that a notebook does not declare, which papermill only warns of, or of another type."""
     for notebook in notebooks:
         names = declared(notebook)
         if unknown := sorted(parameters.keys() - names.keys()):
             raise ValueError(f"{notebook.name} has no parameter {', '.join(unknown)}; it declares {', '.join(names)}")
+        for name, value in parameters.items():
+            if not suits(value, names[name]):
+                raise ValueError(
+                    f"{notebook.name}: {name} is {value!r}, {type(value).__name__}; its default is {names[name]!r}, "
+                    f"{type(names[name]).__name__}"
+                )
+
+
+def suits(value: object, default: object) -> bool:
+    """Return whether a value has the type of a parameter's default; an integer will do for a number, a list for a tuple."""
+    if default is None:
+        return True
+    if isinstance(default, list | tuple):
+        return isinstance(value, list | tuple) and (not default or all(suits(entry, default[0]) for entry in value))
+    if isinstance(default, float):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is type(default)
 
 
 class PeakMemory:
@@ -119,6 +147,15 @@ class PeakMemory:
             self.bytes = max(self.bytes, total)
 
 
+class ThisInterpreter(AsyncKernelManager):
+    """Starts kernels with this Python; a kernel's name may belong to any environment."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        """ipykernel's own."""
+        return KernelSpec(**get_kernel_dict())
+
+
 def escape(path: Path) -> str:
     """Return `path` as text in which papermill finds no format field."""
     return str(path).replace("{", "{{").replace("}", "}}")
@@ -132,9 +169,14 @@ def run(notebook: Path, parameters: dict, out: Path, timeout: float = TIMEOUT) -
     target = out / notebook.name
     if target.resolve() == notebook.resolve():
         raise ValueError(f"running {notebook} into {out} would overwrite it")
-    out.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)  # so that an older copy cannot pass for this run's
-    html(target).unlink(missing_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)  # so that an older copy cannot pass for this run's
+        html(target).unlink(missing_ok=True)
+    except OSError as error:
+        return Outcome(0.0, 0, f"nothing can be written to {out} ({error}); use a copy of the project that you may write to")
+    if os.environ.get("GLORA_DATA_DIR"):  # the notebook's working directory is another
+        os.environ["GLORA_DATA_DIR"] = str(external_data().absolute())
     begin, current = time.monotonic(), {"cell_index": 0}
     failure = ""
     with PeakMemory() as peak:
@@ -144,6 +186,7 @@ def run(notebook: Path, parameters: dict, out: Path, timeout: float = TIMEOUT) -
                 escape(target.resolve()),
                 parameters,
                 kernel_name="python3",
+                kernel_manager_class=ThisInterpreter,
                 language="python",  # stripped notebooks do not say it
                 cwd=notebook.resolve().parent,
                 progress_bar=False,
@@ -243,11 +286,70 @@ def compare_figures(profile: str, since: float, rewrite: bool) -> None:
 
 
 def assignment(text: str) -> tuple[str, object]:
-    """Return the name and the value, typed as in YAML, of `name=value`."""
+    """Return the name and the value of `name=value`.
+
+    The value is a Python literal, as in a notebook, or a list or mapping in YAML's form (`[x, y]`) of such; `true`, `false` and
+    `null` are known too. Everything else is text: nothing is read as a date, a time or an octal number.
+    """
     name, equals, value = text.partition("=")
     if not (name.isidentifier() and equals):
         raise argparse.ArgumentTypeError(f"expected name=value, not {text!r}")
-    return name, yaml.safe_load(value)
+    try:
+        return name, literal(value)
+    except ValueError:
+        pass
+    try:
+        return name, typed(yaml.load(value, yaml.BaseLoader))
+    except yaml.YAMLError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {' '.join(str(error).split())}; quote a text: {name}='\"...\"'") from error
+
+
+def literal(text: str) -> object:
+    """Return the value of a Python literal, tuples as lists; a ValueError for text that is none, or none of JSON's types."""
+    try:
+        value = ast.literal_eval(text.strip())
+    except (SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    return plain(value)
+
+
+def plain(value: object) -> object:
+    """Return a value with tuples as lists; a ValueError for sets, bytes and complex numbers."""
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    if value is not None and not isinstance(value, bool | int | float | str):
+        raise ValueError(f"{value!r} is no parameter's value")
+    return value
+
+
+def typed(value: object) -> object:
+    """Return what YAML read as text with its literals as values."""
+    if isinstance(value, list):
+        return [typed(entry) for entry in value]
+    if isinstance(value, dict):
+        return {key: typed(entry) for key, entry in value.items()}
+    words = {"true": True, "false": False, "null": None}
+    if not isinstance(value, str) or value in words:
+        return words.get(value, "")  # nothing at all is the empty text
+    try:
+        return literal(value)
+    except ValueError:
+        return value
+
+
+def above_zero(kind: type) -> Callable[[str], float]:
+    """Return a type of argparse's: a finite number of a kind that is above zero."""
+
+    def number(text: str) -> float:
+        value = kind(text)
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError
+        return value
+
+    number.__name__ = f"{kind.__name__} above zero"  # for argparse's message
+    return number
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -257,12 +359,20 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--compute", default="missing", choices=("none", "missing", "all"), help="what to compute anew")
     parser.add_argument("--only", nargs="+", default=[], metavar="NN", help="numbers of notebooks")
     parser.add_argument("--set", nargs="+", action="extend", type=assignment, default=[], metavar="NAME=VALUE")
-    parser.add_argument("--workers", type=int, help="processes that compute runs at once; default 1")
+    parser.add_argument("--workers", type=above_zero(int), help="processes that compute runs at once; default 1")
     parser.add_argument("--scheduler", metavar="TCP", help="a Dask cluster that computes runs instead, tcp://host:8786")
-    parser.add_argument("--jobs", type=int, default=1, help="notebooks at once, which share the processor's cores out")
+    parser.add_argument(
+        "--jobs", type=above_zero(int), default=1, help="notebooks at once, which share the processor's cores out"
+    )
     parser.add_argument("--rewrite-figures", action="store_true", help="copy what differs from the committed figures over them")
-    parser.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds a notebook")
-    return parser.parse_args(argv)
+    parser.add_argument("--timeout", type=above_zero(float), default=TIMEOUT, help="seconds a notebook")
+    args = parser.parse_args(argv)
+    names = [name for name, _ in args.set]
+    if own := [name for name in names if name in vars(args)]:
+        parser.error(f"--set {own[0]}=...: it has an option of its own, --{own[0].replace('_', '-')}")
+    if twice := [name for name in names if names.count(name) > 1]:
+        parser.error(f"--set gives {twice[0]} twice")
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -18,17 +18,17 @@ ROOMS = {
     "backbones": {"paths"},
     "data": {"backbones", "paths", "runs.profile"},
     "glora": {"training"},
-    "methods": {"glora"},
+    "methods": {"glora", "paths", "training"},
     "runs": {"backbones", "data", "glora", "methods", "paths", "runs.profile", "training"},
     "recompute": {"data", "runs", "runs.profile"},
     "measures": {"backbones", "data", "glora", "methods", "paths", "runs", "runs.profile", "training"},
     "benchmark": {"backbones", "data", "glora", "measures", "methods", "paths", "runs", "runs.profile", "training"},
-    "audit": {"glora", "measures", "methods", "paths", "recompute", "runs", "runs.profile"},
+    "audit": {"glora", "measures", "methods", "paths", "recompute", "runs", "runs.profile", "training"},
     "plot": {"glora", "paths", "runs.profile"},
 }
 # inside a large room, a module imports from the lines above its own
 INSIDE = {
-    "glora": ("space fast_linear class_token", "layer search", "shaped", "conv norm", "model", "score"),
+    "glora": ("space fast_linear fusable", "class_token layer plain search", "shaped", "conv norm", "model", "score"),
     "runs": (
         *("profile provenance", "record language_profile", "run", "controls layers stages harness"),
         *("language", "grid plan", "kept"),

@@ -1,5 +1,6 @@
 """reproduce.py on notebooks of a few cells."""
 
+import json
 import re
 import sys
 import types
@@ -130,9 +131,96 @@ def test_refuses_a_number_that_no_notebook_has(project, capsys):
     assert [path.name for path in reproduce.select(project, ["4"])] == ["04_four.ipynb"]
 
 
-def test_reads_values_as_yaml():
-    parsed = reproduce.arguments(["--set", "a=1", "b=0.5", "--set", "c=[x, y]", "d=true"])
-    assert dict(parsed.set) == {"a": 1, "b": 0.5, "c": ["x", "y"], "d": True}
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *[("1", 1), ("0.5", 0.5), ("1e-3", 1e-3), ("[2e-4,1e-4]", [2e-4, 1e-4]), ("(1, 2)", [1, 2]), ("None", None)],
+        *[("true", True), ("False", False), ("null", None), ("[x, y]", ["x", "y"]), ("[x, 1e-3]", ["x", 1e-3])],
+        *[("cpu", "cpu"), ("'1'", "1"), ("a=b", "a=b"), ("", ""), ("12:30", "12:30"), ("010", "010"), ("no", "no")],
+        *[("2001-01-01", "2001-01-01"), ("a b", "a b"), ("{a: 1, b: x}", {"a": 1, "b": "x"}), ("1j", "1j"), ("{1}", {1: ""})],
+    ],
+)
+def test_values_are_python_literals_or_text(text, value):
+    ((name, found),) = reproduce.arguments(["--set", f"a={text}"]).set
+    assert (name, found, type(found)) == ("a", value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "t={a: 1"], "'t={a: 1': while parsing a flow mapping"),
+        (["--set", "profile=cpu"], "--set profile=...: it has an option of its own, --profile"),
+        (["--set", "workers=2"], "it has an option of its own, --workers"),
+        (["--set", "a=1", "--set", "a=2"], "--set gives a twice"),
+        *[([option, value], f"invalid {kind} above zero value: '{value}'") for option, kind, value in (
+            ("--timeout", "float", "0"), ("--timeout", "float", "-1"), ("--timeout", "float", "nan"), ("--jobs", "int", "0"),
+        )],
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_command_line_at_fault_is_one_line(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        reproduce.arguments(arguments)
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("seeds=1e-3", "seeds is 0.001, float; its default is 1, int"),
+        ("seeds=true", "seeds is True, bool; its default is 1, int"),
+        ("seeds=010", "seeds is '010', str; its default is 1, int"),
+        ("rates=1", "rates is 1, int; its default is [0.5], list"),
+        ("rates=[a]", r"rates is ['a'], list; its default is [0.5], list"),
+        ("name=3", "name is 3, int; its default is 'x', str"),
+    ],
+)
+def test_a_value_of_another_type_than_the_default_is_refused_before_any_runs(project, capsys, given, message):
+    notebook = write(project / "01_one.ipynb")
+    text = notebook.read_text(encoding="utf-8").replace(
+        "seeds: int = 1  # how many", 'seeds: int = 1\\nrates = [0.5]\\nname = \\"x\\"'
+    )
+    notebook.write_text(text, encoding="utf-8")
+    assert reproduce.main(["--set", given]) == 2
+    assert capsys.readouterr().err == f"reproduce.py: 01_one.ipynb: {message}\n"
+    reproduce.refuse_undeclared([notebook], {"seeds": 2, "rates": [1, 2.5], "name": "y"})
+
+
+def test_two_notebooks_of_one_number_and_a_file_that_is_none_are_errors(project, capsys):
+    write(project / "01_one.ipynb")
+    (project / "._01_one.ipynb").write_bytes(b"\xff")
+    write(project / "01_my_notes.ipynb")
+    assert reproduce.main([]) == 2
+    assert "01_my_notes.ipynb and 01_one.ipynb have one number; rename one of them" in capsys.readouterr().err
+    (project / "01_my_notes.ipynb").unlink()
+    (project / "02_empty.ipynb").touch()
+    assert reproduce.main([]) == 2
+    assert "02_empty.ipynb cannot be read as a notebook" in capsys.readouterr().err
+
+
+def test_the_kernel_is_this_interpreter_and_paths_mean_what_they_mean_here(tmp_path, monkeypatch):
+    kernels = tmp_path / "kernels" / "python3"
+    kernels.mkdir(parents=True)
+    spec = {"argv": ["/deleted/env/bin/python", "-m", "ipykernel_launcher", "-f", "{connection_file}"], "language": "python"}
+    (kernels / "kernel.json").write_text(json.dumps(spec | {"display_name": "another environment's"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GLORA_DATA_DIR", "my data")
+    notebook = write(
+        tmp_path / "nb" / "01_one.ipynb", "import os, sys", "print(sys.executable)", "print(os.environ['GLORA_DATA_DIR'])"
+    )
+    assert not reproduce.run(notebook, {}, tmp_path / "out").failure
+    printed = [
+        cell.outputs[0].text.strip() for cell in nbformat.read(tmp_path / "out/01_one.ipynb", 4).cells if cell.get("outputs")
+    ]
+    assert printed == [sys.executable, str(tmp_path / "my data")]
+
+
+def test_a_place_that_cannot_be_written_to_is_a_failure_that_says_so(tmp_path):
+    (tmp_path / "out").write_text("a file")
+    outcome = reproduce.run(write(tmp_path / "nb" / "01_one.ipynb"), {}, tmp_path / "out" / "smoke")
+    assert outcome.failure.startswith(f"nothing can be written to {tmp_path / 'out' / 'smoke'}")
 
 
 def test_ends_with_the_records_and_says_which_are_new(project, monkeypatch, capsys):

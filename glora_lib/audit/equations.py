@@ -9,6 +9,7 @@ from torch import nn
 from glora_lib.audit.judge import count, statement
 from glora_lib.glora.layer import GLoRALinear
 from glora_lib.glora.space import Choice, Space, lora_rank
+from glora_lib.training.head import head_of
 
 EXACT = 1e-12  # float64
 FULL = Choice("lora2", "lora2", "lora2", "vector", "vector")
@@ -91,7 +92,8 @@ def swin_without_bias() -> dict[str, int]:
 
     with torch.device("meta"):
         model = timm.create_model("swin_base_patch4_window7_224")
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) and "head" not in name.split(".")}
+    heads = head_of(model)
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) and name not in heads}
     return {name: layer.out_features for name, layer in layers.items() if layer.bias is None}
 
 

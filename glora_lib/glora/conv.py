@@ -17,8 +17,8 @@ class GLoRAConv2d(GLoRAShaped):
 
     kind = "conv"
 
-    def __init__(self, conv: nn.Conv2d, rank: int = 8, scale_broadcast: bool = False):
-        super().__init__(conv, conv.out_channels, rank, scale_broadcast)
+    def __init__(self, conv: nn.Conv2d, rank: int = 8, scale_broadcast: bool = False, gain_bias: bool = True):
+        super().__init__(conv, conv.out_channels, rank, scale_broadcast, gain_bias)
 
     @staticmethod
     def suits(module: nn.Module) -> bool:

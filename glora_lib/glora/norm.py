@@ -22,9 +22,10 @@ class GLoRANorm(GLoRAShaped):
     """
 
     kind = "norm"
+    without_bias = "scale"
 
-    def __init__(self, layer: nn.Module, rank: int = 1, scale_broadcast: bool = False):
-        super().__init__(layer, layer.weight.numel(), 1, scale_broadcast)
+    def __init__(self, layer: nn.Module, rank: int = 1, scale_broadcast: bool = False, gain_bias: bool = True):
+        super().__init__(layer, layer.weight.numel(), 1, scale_broadcast, gain_bias)
         self.rank = 0
         del self.Au, self.Bu, self.Cd, self.Cu  # no LoRA and no C
 

@@ -65,14 +65,16 @@ KINDS = {  # what a layer of each kind has; those of the paper have everything
     "conv": "ABCDE",
     "weight": "AB",  # a linear layer or a convolution without bias that gains none
     "norm": "ABDE",  # and no LoRA: its weight is a vector
+    "scale": "AB",  # a normalisation without shift that gains none
 }
+NO_LORA = ("norm", "scale")
 
 
 def forms(tensor: str, ranks: Collection[int], kind: str = "linear") -> tuple[str, ...]:
     """Return the forms that `tensor` may take in a layer of a kind when LoRA has one of `ranks` (Eq. 11)."""
     if tensor not in KINDS[kind]:
         return ("none",)
-    lora = () if kind == "norm" else tuple(f"lora{rank}" for rank in ranks)
+    lora = () if kind in NO_LORA else tuple(f"lora{rank}" for rank in ranks)
     return {
         "A": (*lora, "vector", "scalar", "none"),
         "B": (*lora, "vector", "scalar", "none"),

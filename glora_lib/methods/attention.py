@@ -31,11 +31,11 @@ def lora(model: nn.Module, rank: int = 4, scale: float = 1.0) -> nn.Module:
     return model
 
 
-def glora(model: nn.Module, rank: int = 4, scale_broadcast: bool = False) -> AdaptedModel:
+def glora(model: nn.Module, rank: int = 4, scale_broadcast: bool = False, gain_bias: bool = True) -> AdaptedModel:
     """Return the model with GLoRA in the linear layers of its attention.
 
-    A layer without bias gains one where C or E is chosen, as in the authors' code. A `Space` with the kind "weight" for every
-    layer does not choose them, nor D: `dict.fromkeys(net.layer_names, "weight")`.
+    LLaMA's have no bias. With `gain_bias` a layer gains one where C or E is chosen, as in the authors' code; without, it has A
+    and B alone (`Space` with `AdaptedModel.kinds` chooses nothing else), and a fused model has the parameters of before.
     """
     kept = [name for name, layer in model.named_modules() if type(layer) is nn.Linear and name not in attention(model)]
-    return adapt(model, rank, skip=kept, train=(), scale_broadcast=scale_broadcast)
+    return adapt(model, rank, skip=kept, train=(), scale_broadcast=scale_broadcast, gain_bias=gain_bias)

@@ -8,7 +8,7 @@ from glora_lib.glora.model import AdaptedModel, adapt
 
 
 def glora(
-    model: nn.Module, rank: int = 8, scale_broadcast: bool = False, layers: Collection[str] = ("linear",)
+    model: nn.Module, rank: int = 8, scale_broadcast: bool = False, layers: Collection[str] = ("linear",), **options
 ) -> AdaptedModel:
-    """Return the model with a GLoRA layer in place of every layer of the kinds (see `adapt`)."""
-    return adapt(model, rank=rank, scale_broadcast=scale_broadcast, layers=layers)
+    """Return the model with a GLoRA layer in place of every layer of the kinds; all options as for `adapt`."""
+    return adapt(model, rank=rank, scale_broadcast=scale_broadcast, layers=layers, **options)

@@ -5,32 +5,31 @@ In a convolution with groups all of them share `down`. Initialised as LoRA: `dow
 It is the point of GLoRA's space on a convolution where only B is chosen.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from glora_lib.methods.vit import with_weights
+from glora_lib.glora.fusable import StandIn
+from glora_lib.methods.vit import fused_layer
 
 
-class LoConv2d(nn.Module):
+class LoConv2d(StandIn):
     """A convolution with LoRA: any kernel, stride, padding and groups, and classes that pad otherwise."""
 
     def __init__(self, conv: nn.Conv2d, rank: int, scale: float = 1.0):
-        super().__init__()
+        super().__init__(conv)
         weight, d1 = conv.weight, conv.weight[0].numel()
         self.conv, self.scale = conv, scale
         self.down = nn.Parameter(weight.new_empty(rank, d1).uniform_(-(d1**-0.5), d1**-0.5))
         self.up = nn.Parameter(weight.new_zeros(len(weight), rank))
 
-    @property
-    def weight(self) -> Tensor:
-        """The changed kernel."""
-        return self.conv.weight + self.scale * (self.up @ self.down).view_as(self.conv.weight)
+    def effective(self) -> tuple[Tensor, Tensor | None]:
+        """Return the changed kernel, and the bias as it was."""
+        return self.conv.weight + self.scale * (self.up @ self.down).view_as(self.conv.weight), self.conv.bias
 
-    def forward(self, x: Tensor) -> Tensor:
-        return functional_call(self.conv, {"weight": self.weight}, (x,))
+    def forward(self, input: Tensor) -> Tensor:
+        self._felt()
+        return functional_call(self.conv, {"weight": self.effective()[0]}, (input,))
 
-    @torch.no_grad()
-    def fuse(self) -> nn.Conv2d:
+    def fuse(self) -> nn.Module:
         """Return a plain convolution with the same function."""
-        return with_weights(self.conv, self.weight, self.conv.bias)
+        return fused_layer(self, self.conv)

@@ -11,8 +11,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from glora_lib.glora.fusable import StandIn
+from glora_lib.glora.layer import check_whole
+from glora_lib.glora.plain import refuse_adapted, refuse_computed
 from glora_lib.methods.locon import LoConv2d
-from glora_lib.methods.vit import check_rank, freeze, layers, with_weights
+from glora_lib.methods.vit import check_rank, freeze, fused_layer, layers, linears
 
 PLACEMENTS = ("all", "qkv", "qv", "conv")
 
@@ -31,18 +34,16 @@ def lora(model: nn.Module, rank: int = 8, placement: str = "all", scale: float =
         raise ValueError(f"placement {placement!r} is not known; valid: {', '.join(PLACEMENTS)}")
     if placement == "conv":
         return _in_convolutions(model, rank, scale)
-    if placement == "all":
-        found = {name: layer for name, layer in model.named_modules() if type(layer) is nn.Linear}
-        found = {name: layer for name, layer in found.items() if "head" not in name.split(".")}
-    else:
-        found = layers(model, ("attn.qkv",))
+    refuse_adapted(model)
+    found = linears(model) if placement == "all" else layers(model, ("attn.qkv",))
     if not found:
         raise ValueError(f"no linear layer to adapt inside this {type(model).__name__} but the head's")
     check_rank(rank, found)
-    made = {name: LoRALinear(layer, rank, scale, dropout, apart=placement == "qv") for name, layer in found.items()}
+    if placement == "qv" and (odd := [name for name, layer in found.items() if layer.out_features % 3]):
+        raise ValueError(f"the outputs of {odd[0]!r} are no fused queries, keys and values of equal width")
     freeze(model)
-    for name, layer in made.items():
-        model.set_submodule(name, layer)
+    for name, layer in found.items():
+        model.set_submodule(name, LoRALinear(layer, rank, scale, dropout, apart=placement == "qv"))
     return model
 
 
@@ -50,22 +51,20 @@ def _in_convolutions(model: nn.Module, rank: int, scale: float) -> nn.Module:
     found = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)}
     if not found:
         raise ValueError(f"no convolution to adapt inside this {type(model).__name__}")
-    if rank < 1:
-        raise ValueError(f"rank must be at least 1, not {rank}")
+    check_whole(rank, "rank")
+    refuse_computed(found)
     freeze(model)
     for name, layer in found.items():
         model.set_submodule(name, LoConv2d(layer, rank, scale))
     return model
 
 
-class LoRALinear(nn.Module):
+class LoRALinear(StandIn):
     """A linear layer with LoRA; `apart`: a fused qkv, whose queries and values have factors of their own, and keys none."""
 
     def __init__(self, linear: nn.Linear, rank: int, scale: float = 1.0, dropout: float = 0.1, apart: bool = False):
-        super().__init__()
+        super().__init__(linear)
         weight, (d2, d1) = linear.weight, linear.weight.shape
-        if apart and d2 % 3:
-            raise ValueError(f"{d2} outputs are no fused queries, keys and values of equal width")
         self.linear, self.scale, self.apart = linear, scale, apart
         pairs, rows = (2, d2 // 3) if apart else (1, d2)
         self.down = nn.Parameter(weight.new_empty(pairs, rank, d1).uniform_(-(d1**-0.5), d1**-0.5))
@@ -81,14 +80,18 @@ class LoRALinear(nn.Module):
         q, v = torch.block_diag(*up).chunk(2)
         return torch.cat([q, torch.zeros_like(q), v]), down
 
-    def forward(self, x: Float[Tensor, "*batch d1"]) -> Float[Tensor, "*batch d2"]:
+    def forward(self, input: Float[Tensor, "*batch d1"]) -> Float[Tensor, "*batch d2"]:
+        self._felt()
         if not self.used:
-            return self.linear(x)
+            return self.linear(input)
         up, down = self.factors()
-        return self.linear(x) + self.scale * F.linear(F.linear(self.dropout(x), down), up)
+        return self.linear(input) + self.scale * F.linear(F.linear(self.dropout(input), down), up)
 
-    @torch.no_grad()
-    def fuse(self) -> nn.Linear:
-        """Return a plain linear layer with the same function."""
+    def effective(self) -> tuple[Float[Tensor, "d2 d1"], Float[Tensor, " d2"] | None]:
+        """Return the changed weight, and the bias as it was."""
         up, down = self.factors()
-        return with_weights(self.linear, self.linear.weight + self.scale * up @ down, self.linear.bias)
+        return self.linear.weight + self.scale * up @ down, self.linear.bias
+
+    def fuse(self) -> nn.Module:
+        """Return a plain linear layer with the same function."""
+        return fused_layer(self, self.linear)

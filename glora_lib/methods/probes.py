@@ -4,25 +4,29 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
+from glora_lib.glora.plain import refuse_adapted
 from glora_lib.methods.vit import freeze
+from glora_lib.training.head import head_parameters
 
 
 def linear(model: nn.Module) -> nn.Module:
-    """Train the head of a timm model alone; return the model. A model without one head is a ValueError."""
+    """Train the head of a timm model alone; return the model. A model without a head is a ValueError."""
     return freeze(model)
 
 
 def full(model: nn.Module) -> nn.Module:
     """Leave every parameter of the model trainable; return the model."""
+    refuse_adapted(model)
     return model.requires_grad_(True)
 
 
 def bitfit(model: nn.Module) -> nn.Module:
     """Train the biases and the head: those of linear layers, of the patch embedding and of norms (Ben Zaken et al., 2022).
 
-    A model without one head, and one without a bias outside it, is a ValueError.
+    A model without a head, and one without a bias outside it, is a ValueError.
     """
-    biases = [p for name, p in model.named_parameters() if name.endswith("bias") and "head" not in name.split(".")]
+    head = head_parameters(model)
+    biases = [p for name, p in model.named_parameters() if name.endswith("bias") and name not in head]
     if not biases:
         raise ValueError(f"{type(model).__name__} has no bias that BitFit could train")
     freeze(model)

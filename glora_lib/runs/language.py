@@ -24,8 +24,8 @@ from glora_lib.training.device import device
 from glora_lib.training.language import finetune, mean_loss
 
 # the two variants of GLoRA on layers without bias, each searched on validation questions and on reported ones
-SEARCHED = {"glora": ("linear", "val"), "glora_weight": ("weight", "val")}
-SEARCHED |= {f"{name}_oracle": (kind, "test") for name, (kind, _) in SEARCHED.items()}
+SEARCHED = {"glora": (True, "val"), "glora_weight": (False, "val")}  # whether layers gain a bias, and what selects
+SEARCHED |= {f"{name}_oracle": (gains, "test") for name, (gains, _) in SEARCHED.items()}
 METHODS = ("base", "lora", *SEARCHED)
 WATCHED = 3  # random subnets whose loss on held-out instructions is recorded
 
@@ -106,10 +106,11 @@ def _trained(run: Run, recipe: LanguageProfile, model, train, held_out, question
         stored = trainable_parameters(net)
         plain = fuse(net)
     else:
-        kind, split = SEARCHED[run.method]
-        net = attention.glora(model, recipe.rank, recipe.scale_broadcast).to(model.device)
-        space = Space(net.layer_names, recipe.ranks, dict.fromkeys(net.layer_names, kind))
-        checkpoint = run.supernet.state(f"{kind}.pt")  # the search on reported questions is of the same supernet
+        gains, split = SEARCHED[run.method]
+        net = attention.glora(model, recipe.rank, recipe.scale_broadcast, gains).to(model.device)
+        space = Space(net.layer_names, recipe.ranks, net.kinds)
+        # the search on reported questions is of the same supernet
+        checkpoint = run.supernet.state("glora.pt" if gains else "glora_weight.pt")
         history = finetune(net, train, recipe, sample=space.sample, seed=run.seed, checkpoint=checkpoint)
         rng = random.Random(f"watch {run.seed}")
         watched = [space.sample(rng) for _ in range(WATCHED)]

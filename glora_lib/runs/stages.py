@@ -23,6 +23,7 @@ from glora_lib.runs.profile import Profile
 from glora_lib.runs.run import Run
 from glora_lib.training.checkpoint import belonging
 from glora_lib.training.device import device
+from glora_lib.training.head import head_of, head_parameters
 from glora_lib.training.loop import accuracy, train
 
 Outcome = tuple[dict, nn.Module]
@@ -32,6 +33,8 @@ RANDOM_SUBNETS = 3  # random subnets that are measured on test beside the one th
 def probe(run: Run, recipe: Profile, model, task) -> Outcome:
     """Train the head on features that are computed once."""
     METHODS["linear"](model).to(device())
+    if len(head_of(model)) != 1 or not hasattr(model, "forward_head"):  # features of one head are what timm's models give
+        return _train_alone(model, run, recipe, task)
     history = train(model.get_classifier(), features(model, task.train), recipe, seed=run.seed)
     parts = {
         "metrics": _measure(model, task, recipe),
@@ -221,8 +224,8 @@ def _measure(plain, task, recipe: Profile) -> dict:
 
 def _sizes(net, stored: int) -> dict:
     """Parameters trained and stored, head excluded, the head's own, and what the fused model has beyond the backbone."""
-    trained = {name: p.numel() for name, p in net.named_parameters() if p.requires_grad}
-    head = sum(number for name, number in trained.items() if "head" in name.split("."))
+    trained, heads = {name: p.numel() for name, p in net.named_parameters() if p.requires_grad}, head_parameters(net)
+    head = sum(number for name, number in trained.items() if name in heads)
     return {"trained": sum(trained.values()) - head, "stored": stored, "merged": 0, "head": head}
 
 

@@ -147,7 +147,7 @@ def test_whole_models_fuse_exactly(name):
     model = drawn_model(timm.create_model(name, num_classes=5, **options))
     kinds = {module: type(model.get_submodule(module)) for module, _ in model.named_modules() if module}
     x = torch.randn(2, 3, size, size, dtype=torch.float64)
-    net = adapt(copy.deepcopy(model), 3, layers=("linear", "conv", "norm"), train=("head", "classifier"))
+    net = adapt(copy.deepcopy(model), 3, layers=("linear", "conv", "norm"))
     space = Space(net.layer_names, (3, 1), net.kinds)
     assert torch.equal(net.eval()(x), model(x))
     rng = random.Random(0)

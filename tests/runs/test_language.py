@@ -32,13 +32,13 @@ def tiny():
     return load_language_model("random")
 
 
-def move(net, kind: str):
+def move(net):
     """Choose a random subnet whose tensors are as after training."""
     with torch.no_grad():
         for p in net.parameters():
             if p.requires_grad:
                 p.add_(0.3 * torch.randn_like(p))
-    return net.use(Space(net.layer_names, (4,), dict.fromkeys(net.layer_names, kind)).sample(random.Random(1)))
+    return net.use(Space(net.layer_names, (4,), net.kinds).sample(random.Random(1)))
 
 
 def test_every_profile_of_images_has_one_of_language():
@@ -81,11 +81,11 @@ def test_too_few_instructions_are_an_error():
         language.execute(Run("language_models", "tiny", "adapter", SMOKE))
 
 
-@pytest.mark.parametrize("kind", ["linear", "weight"])
+@pytest.mark.parametrize("gains", [True, False])
 @torch.no_grad()
-def test_a_fused_folder_is_loaded_by_transformers_and_gives_the_same_text(tiny, tmp_path, kind):
+def test_a_fused_folder_is_loaded_by_transformers_and_gives_the_same_text(tiny, tmp_path, gains):
     model, tokenizer = load_language_model("random")
-    net = move(attention.glora(model, rank=4), kind)
+    net = move(attention.glora(model, rank=4, gain_bias=gains))
     plain = fuse(net).eval()
     tokens = tokenizer("One, two, three,", return_tensors="pt").input_ids
     torch.testing.assert_close(plain(tokens).logits, net(tokens).logits, rtol=1e-4, atol=1e-4)
@@ -95,16 +95,16 @@ def test_a_fused_folder_is_loaded_by_transformers_and_gives_the_same_text(tiny, 
     texts = [m.generate(tokens, max_new_tokens=20, do_sample=False, pad_token_id=2) for m in (net.model, plain, again)]
     assert torch.equal(texts[1], texts[2])
     assert reader.decode(texts[2][0]) == tokenizer.decode(texts[0][0])
-    assert again.config.attention_bias == (kind == "linear")
+    assert again.config.attention_bias == gains
     gained = sum(p.numel() for p in again.parameters()) - sum(p.numel() for p in tiny[0].parameters())
-    assert gained == (2 * (16 + 8 + 8 + 16) if kind == "linear" else 0)
+    assert gained == (2 * (16 + 8 + 8 + 16) if gains else 0)
 
 
 @torch.no_grad()
 def test_the_authors_fork_merges_another_model(tiny):
     """It updates the weight first and then computes the bias with the updated one (behaviour.md, A.6)."""
     net = attention.glora(load_language_model("random")[0], rank=4)
-    move(net, "linear")
+    move(net)
     layer = net.layer(net.layer_names[0]).use(Choice("lora4", "lora4", "lora4", "vector", "vector"))
     W, b = layer.effective()
     C = layer.Cd @ layer.Cu

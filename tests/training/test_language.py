@@ -32,8 +32,8 @@ def lora():
 
 
 def supernet():
-    net = attention.glora(tiny(), rank=2)
-    return net, Space(net.layer_names, (2,), dict.fromkeys(net.layer_names, "weight"))
+    net = attention.glora(tiny(), rank=2, gain_bias=False)
+    return net, Space(net.layer_names, (2,), net.kinds)
 
 
 def test_loss_is_the_cross_entropy_of_the_labelled_tokens_and_padding_is_nothing():
