@@ -42,7 +42,8 @@ def load_backbone(
             raise ValueError(
                 f"unknown backbone {name!r}; valid: {PACKAGED!r}, {EFFICIENTNET!r} and every timm model, such as {similar}"
             )
-        size = {} if image_size is None else {"img_size": image_size}
+        fixed = getattr(timm.get_pretrained_cfg(name, allow_unregistered=True), "fixed_input_size", True)  # ConvNets take any
+        size = {} if image_size is None or not fixed else {"img_size": image_size}
         if weights == "random":
             return timm.create_model(name, num_classes=classes, drop_path_rate=drop_path, **size)
         return _from_file(name, classes, drop_path, size, weights)

@@ -147,7 +147,9 @@ def _search(run: Run, recipe: LanguageProfile, net, space: Space, questions, tok
 
     start = time.perf_counter()
     state = run.state("search.json")
-    found = evolve(space, score=score, seed=run.seed, shapes=net.shapes, checkpoint=state, **recipe.evolution)
+    belongs = f"{split} of {asked.sha256(questions)}, {run.task}"
+    settings = recipe.evolution | {"belongs": belongs, "checkpoint": state}
+    found = evolve(space, score=score, seed=run.seed, shapes=net.shapes, **settings)
     return found, time.perf_counter() - start
 
 

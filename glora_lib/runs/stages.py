@@ -184,6 +184,7 @@ def _prepare(run: Run, recipe: Profile, model, task) -> tuple:
 
 def _searched(run: Run, recipe: Profile, model, task, search: Callable[..., Found], split="val", **settings) -> Outcome:
     """Train the supernet unless a search before this one did, search it by the accuracy on `split`, fuse what was found."""
+    before = sum(p.numel() for p in model.parameters())
     net, space, score, watched = _prepare(run, recipe, model, task)
     # searches of one supernet share its checkpoint, which a finished training leaves behind
     checkpoint = run.supernet.state("train.pt")
@@ -212,6 +213,7 @@ def _searched(run: Run, recipe: Profile, model, task, search: Callable[..., Foun
         "cost": cost | _sizes(net, space.parameters(found.best, net.shapes)),
         "history": history,
     }
+    parts["cost"]["merged"] = sum(p.numel() for p in plain.parameters()) - before  # biases that layers have gained
     return parts, plain
 
 
