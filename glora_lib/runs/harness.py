@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 
 import lm_eval
-import numpy as np
 from datasets import Dataset
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.task import ConfigurableTask
@@ -24,7 +23,7 @@ from glora_lib.training.likelihood import loglikelihoods
 
 METRICS = {
     "arc": "acc_norm",
-    "arc_easy": "acc_norm",
+    "arc_easy": "acc",
     "hellaswag": "acc_norm",
     "mmlu": "acc",
     "truthfulqa": "acc",
@@ -57,6 +56,13 @@ class Likelihoods(TemplateLM):
         raise NotImplementedError
 
 
+def of_the_harness(model, tokenizer, batch_size: int = 8) -> TemplateLM:
+    """Return the same model as the harness' own class has it, which computes every text whole."""
+    from lm_eval.models.huggingface import HFLM
+
+    return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+
+
 def answered(lm: TemplateLM, questions: Sequence[Questions], split: str = "test", shots: bool = True) -> dict[str, list[float]]:
     """Return benchmark -> the harness' value for each of its questions, in their order.
 
@@ -78,11 +84,6 @@ def answered(lm: TemplateLM, questions: Sequence[Questions], split: str = "test"
         samples = sorted(found[part.task], key=lambda sample: sample["doc_id"])
         values.setdefault(part.benchmark, []).extend(float(sample[METRICS[part.benchmark]]) for sample in samples)
     return values
-
-
-def average(values: dict[str, list[float]]) -> float:
-    """Return the mean of the benchmarks' means, as the leaderboard averages."""
-    return float(np.mean([np.mean(items) for items in values.values()]))
 
 
 def _task(part: Questions, split: str, shots: int) -> ConfigurableTask:

@@ -26,7 +26,7 @@ from glora_lib.training.language import finetune, mean_loss
 # the two variants of GLoRA on layers without bias, each searched on validation questions and on reported ones
 SEARCHED = {"glora": (True, "val"), "glora_weight": (False, "val")}  # whether layers gain a bias, and what selects
 SEARCHED |= {f"{name}_oracle": (gains, "test") for name, (gains, _) in SEARCHED.items()}
-METHODS = ("base", "lora", *SEARCHED)
+METHODS = ("base", "agreement", "lora", *SEARCHED)
 WATCHED = 3  # random subnets whose loss on held-out instructions is recorded
 
 
@@ -37,9 +37,21 @@ def language_models(profile: LanguageProfile) -> list[Run]:
     """
     runs = [Run("language_models", profile.instructions[0], "base", profile)]
     for place, name in enumerate(profile.instructions):
-        methods = [method for method in METHODS[1:] if place == 0 or not method.endswith("_oracle")]
+        methods = [method for method in METHODS[2:] if place == 0 or not method.endswith("_oracle")]
         runs += [Run("language_models", name, method, profile, seed) for seed in profile.seeds for method in methods]
     return runs
+
+
+def checks(profile: LanguageProfile) -> list[Run]:
+    """Return two runs of the untrained model in the experiment "language_checks".
+
+    "published" answers questions without examples, as somebody has published it; "agreement" answers 50 a second time with the
+    harness' own model class.
+    """
+    return [
+        Run("language_checks", profile.instructions[0], method, replace(profile, questions=questions, methods={}), label=label)
+        for method, label, questions in (("base", "published", profile.published), ("agreement", "", profile.agreement))
+    ]
 
 
 def recipes(profile: LanguageProfile) -> list[Run]:
@@ -80,6 +92,8 @@ def execute(run: Run) -> Record:
         metrics |= {"average": float(np.mean([np.mean(items) for items in values.values()]))}
         metrics |= {name: float(np.mean(items)) for name, items in values.items()}
         metrics |= {f"n_{name}": len(items) for name, items in values.items()}
+    if run.method == "agreement":
+        parts["history"] = {"harness": _answered(plain, tokenizer, questions, "test", True, own=True)}
     settings = recipe.settings() | {
         "weights_sha256": language_sha256(recipe.model),
         "backbone_label": language_label(recipe.model),
@@ -98,7 +112,7 @@ def _trained(run: Run, recipe: LanguageProfile, model, train, held_out, question
     """Return the plain model after training and search, and the parts of the record that come with it."""
     before = sum(p.numel() for p in model.parameters())
     parts = {"metrics": {}, "config": None, "selected_on": "nothing", "history": {}, "cost": {}}
-    if run.method == "base":
+    if run.method in ("base", "agreement"):
         return model, parts | {"cost": {"trained": 0, "stored": 0, "merged": 0}}
     if run.method == "lora":
         net = attention.lora(model, **recipe.options).to(model.device)
@@ -157,10 +171,11 @@ def _fused(net, config, recipe: LanguageProfile) -> nn.Module:
     return fuse(net.use(config)).to(_dtype(recipe.dtype)).eval()
 
 
-def _answered(plain, tokenizer, questions, split: str, shots: bool) -> dict[str, list[float]]:
-    from glora_lib.runs.harness import Likelihoods, answered  # the harness takes seconds to import
+def _answered(plain, tokenizer, questions, split: str, shots: bool, own: bool = False) -> dict[str, list[float]]:
+    """The harness' values; `own`: by its own class of models."""
+    from glora_lib.runs.harness import Likelihoods, answered, of_the_harness  # the harness takes seconds to import
 
-    return answered(Likelihoods(plain, tokenizer), questions, split, shots)
+    return answered((of_the_harness if own else Likelihoods)(plain, tokenizer), questions, split, shots)
 
 
 def _apart(records: list[dict], recipe: LanguageProfile, tokenizer) -> tuple[Instructions, Instructions]:

@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 from fixtures.questions import write
-from lm_eval.models.huggingface import HFLM
 
 from glora_lib.backbones import load_language_model
 from glora_lib.data.questions import load_questions
 from glora_lib.runs import harness
-from glora_lib.runs.harness import Likelihoods, answered
+from glora_lib.runs.harness import Likelihoods, answered, of_the_harness
 
 SIZES = {"arc": (3, 4, 13), "hellaswag": (2, 4, 13), "mmlu-2": (2, 2, 6), "truthfulqa": (0, 4, 12)}  # 50 questions
 
@@ -27,7 +26,7 @@ def questions(tmp_path, monkeypatch):
 def test_fifty_questions_are_answered_as_by_the_harness_own_model(tiny, questions):
     model, tokenizer = tiny
     ours = answered(Likelihoods(model, tokenizer), questions)
-    theirs = answered(HFLM(pretrained=model, tokenizer=tokenizer, batch_size=25), questions)
+    theirs = answered(of_the_harness(model, tokenizer), questions)
     assert {name: len(items) for name, items in ours.items()} == {"arc": 13, "hellaswag": 13, "mmlu": 12, "truthfulqa": 12}
     for name in ours:
         np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5)

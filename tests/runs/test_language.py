@@ -77,7 +77,7 @@ def test_too_few_instructions_are_an_error():
         DataError, match="40 instructions have at most 400 tokens; they are too few for 4 that are held out and 100000"
     ):
         language.execute(Run("language_models", "tiny", "lora", replace(SMOKE, tokens=100_000)))
-    with pytest.raises(ValueError, match="method 'adapter' is not known; valid: base, lora, glora"):
+    with pytest.raises(ValueError, match="method 'adapter' is not known; valid: base, agreement, lora, glora"):
         language.execute(Run("language_models", "tiny", "adapter", SMOKE))
 
 
@@ -122,3 +122,11 @@ def test_a_recipe_is_judged_by_held_out_instructions_alone():
     assert record.metrics["loss"] == pytest.approx(record.metrics["random_loss"][0])
     assert record.selected_on == "nothing"
     assert "average" not in record.metrics
+
+
+def test_the_untrained_model_is_checked_twice():
+    published, agreement = [language.execute(run) for run in language.checks(SMOKE)]
+    assert published.method == "published"
+    assert published.metrics["n_sums"] == 20
+    assert agreement.method == "agreement"
+    assert agreement.history["harness"] == agreement.history["items"]
