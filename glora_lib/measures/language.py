@@ -1,4 +1,4 @@
-"""Numbers about language models: tables of records, paired intervals over the same questions, sizes, and a merge that errs."""
+"""Numbers about language models: tables of records, paired intervals over the same questions, and a merge that errs."""
 
 from collections.abc import Sequence
 
@@ -9,8 +9,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from glora_lib.glora.layer import GLoRALinear
-from glora_lib.glora.model import AdaptedModel
-from glora_lib.glora.space import Space
 
 Z = 1.96  # of a normal interval of 95 %
 
@@ -59,30 +57,6 @@ def paired(records: pd.DataFrame, method: str, against: str) -> pd.DataFrame:
         questions = sum(map(len, differences.values()))
         rows.append((task, mean, mean - Z * error, mean + Z * error, len(seeds), questions))
     return pd.DataFrame(rows, columns=["task", "difference", "low", "high", "n", "questions"])
-
-
-def sizes(net: AdaptedModel, ranks: Sequence[int]) -> dict[str, int | float]:
-    """Return what GLoRA on a model's attention amounts to.
-
-    layers; choices (of one layer); trained (parameters of the supernet); stored (by a random subnet, on average, exactly);
-    gained (biases that fusion adds if every layer takes one).
-    """
-    space = Space(net.layer_names, ranks, net.kinds)
-    means = {}
-    for name in net.layer_names:
-        shape = net.shapes[name]
-        if shape not in means:
-            one = Space([name], ranks, {name: net.kinds[name]})
-            counts = [one.parameters({name: choice}, {name: shape}) for choice in one.choices(net.kinds[name])]
-            means[shape] = sum(counts) / len(counts)
-    gains = [net.layer(name).kind == "linear" and net.layer(name).b0 is None for name in net.layer_names]
-    return {
-        "layers": len(net.layer_names),
-        "choices": round(space.count() ** (1 / len(net.layer_names))),
-        "trained": sum(p.numel() for p in net.parameters() if p.requires_grad),
-        "stored": sum(means[net.shapes[name]] for name in net.layer_names),
-        "gained": sum(net.shapes[name][0] for name, gain in zip(net.layer_names, gains, strict=True) if gain),
-    }
 
 
 @torch.no_grad()

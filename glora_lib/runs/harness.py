@@ -60,6 +60,7 @@ def of_the_harness(model, tokenizer, batch_size: int = 8) -> TemplateLM:
     """Return the same model as the harness' own class has it, which computes every text whole."""
     from lm_eval.models.huggingface import HFLM
 
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of a model that is there already
     return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
 
 

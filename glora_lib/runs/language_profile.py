@@ -108,7 +108,7 @@ CPU = replace(
     parents=2,
     mutations=2,
     crossovers=1,
-    methods={"lora": {"epochs": 1, "options": {"rank": 4}}},
+    methods={"lora": {"epochs": 1, "learning_rate": 4e-3, "options": {"rank": 4}}},
 )
 SMOKE = replace(
     CPU,

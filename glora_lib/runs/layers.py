@@ -14,7 +14,7 @@ def layers(profile: Profile) -> list[Run]:
 
     GLoRA has a run for each of the sets of kinds in "adapted", labelled "glora_conv", "glora_conv_norm" and alike.
     """
-    here = _changed(profile)
+    here = changed(profile)
     runs = []
     for place, task in enumerate(here.tasks):
         for seed in here.seeds if place < EVERY_SEED else here.seeds[:1]:
@@ -23,21 +23,23 @@ def layers(profile: Profile) -> list[Run]:
 
 
 def recipes(profile: Profile) -> list[Run]:
-    """Return the runs of the experiment "layers_recipe": each row at each rate of "rates", one seed of the task "rates_on".
+    """Return the runs of the experiment "layers_recipe": rows at each rate of "rates", one seed of the task "rates_on".
 
-    Their validation accuracy chose the rates of the experiment "layers". The label is the row's and the rate: "lora-0.003".
+    Their validation accuracy chose the rates of the experiment "layers"; all GLoRA rows take that of the first. The label is
+    the row's and the rate: "lora-0.003".
     """
-    here, runs = _changed(profile), []
+    here, runs = changed(profile), []
     for rate in profile.layers["rates"]:
         peak = {"learning_rate": rate, "head_learning_rate": rate}
         methods = {name: here.methods.get(name, {}) | peak for name in METHODS}
         there = replace(here, methods=methods, **peak)
-        rows = _rows("layers_recipe", profile.layers["rates_on"], there, profile.layers["adapted"], here.seeds[0])
+        rows = _rows("layers_recipe", profile.layers["rates_on"], there, profile.layers["adapted"][:1], here.seeds[0])
         runs += [replace(run, label=f"{run.label or run.method}-{rate:g}") for run in rows if run.method != "linear"]
     return runs
 
 
-def _changed(profile: Profile) -> Profile:
+def changed(profile: Profile) -> Profile:
+    """Return the profile with the settings of this experiment."""
     own = ("adapted", "rates", "rates_on")
     return replace(profile, layers={}, **{name: value for name, value in profile.layers.items() if name not in own})
 

@@ -1,4 +1,4 @@
-"""Tables of language records, intervals over questions, sizes of both variants, and the merge that errs."""
+"""Tables of language records, intervals over questions, and the merge that errs."""
 
 from types import SimpleNamespace
 
@@ -72,21 +72,6 @@ def test_standard_errors_are_those_of_means_over_questions():
     errors = language.standard_errors(TABLE["record"][0])
     assert errors["arc"] == pytest.approx(100 * np.std([0, 0, 1, 1], ddof=1) / 2)
     assert errors["average"] == pytest.approx(errors["arc"] / 2)  # the other benchmark's is 0
-
-
-@pytest.mark.parametrize("gains", [True, False])
-def test_sizes_of_both_variants(gains):
-    net = attention.glora(tiny(), rank=2, gain_bias=gains)
-    found = language.sizes(net, (2,))
-    shapes = 2 * [(16, 16), (8, 16), (8, 16), (16, 16)]
-    assert found["layers"] == 8
-    assert found["choices"] == (432 if gains else 16)
-    cde = lambda d2, d1: 2 * (d1 + 1) + 2 * d2 if gains else 0  # noqa: E731
-    assert found["trained"] == sum(2 * 2 * (d2 + d1) + cde(d2, d1) for d2, d1 in shapes)
-    assert found["gained"] == (sum(d2 for d2, _ in shapes) if gains else 0)
-    ab = sum(2 * (2 * (d2 + d1) + d2 + 1) / 4 for d2, d1 in shapes)  # LoRA, vector, scalar or none
-    more = sum((2 * (d1 + 1) + d1) / 3 + 2 * (d2 + 1) / 3 for d2, d1 in shapes) if gains else 0
-    assert found["stored"] == pytest.approx(ab + more)
 
 
 @torch.no_grad()
