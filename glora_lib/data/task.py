@@ -11,10 +11,16 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from glora_lib.data.pixels import rgb
+
 # timm lists mean = std = 0.5 for the weights that were pretrained on ImageNet-21K. GLoRA, NOAH, FacT and RepAdapter
 # normalise with ImageNet's statistics all the same, so the paper's numbers rest on these.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+
+
+class DataWarning(UserWarning):
+    """Data that can be used, but of which something should be known before their numbers are believed."""
 
 
 class DataError(ValueError):
@@ -72,6 +78,7 @@ class Task:
     val: Images
     test: Images
     sha256: str  # of all images and labels before resizing, so it does not depend on the profile
+    notes: tuple[str, ...] = ()  # what a reader of the data should know, such as pictures that are in train and in test
 
     @property
     def classes(self) -> int:
@@ -82,13 +89,13 @@ class Task:
 def resize(images: Iterable, size: int) -> UInt8[Tensor, "images 3 size size"]:
     """Return the images as uint8 (N, 3, size, size), resized with PIL's bicubic filter (which antialiases).
 
-    `images` yields PIL images or uint8 arrays of shape (H, W) or (H, W, 3). The aspect ratio is not kept: the authors'
-    `Resize((224, 224), interpolation=3)` squeezes every image to the square.
+    `images` yields PIL images or uint8 arrays of shape (H, W) or (H, W, 3); for other kinds of pictures see `pixels.rgb`.
+    The aspect ratio is not kept: the authors' `Resize((224, 224), interpolation=3)` squeezes every image to the square.
     """
 
     def pixels(image) -> np.ndarray:
         image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-        return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+        return np.asarray(rgb(image).resize((size, size), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
 
     # One image at a time: the originals of a large folder would not fit into memory together.
     return torch.from_numpy(np.fromiter(map(pixels, images), np.dtype((np.uint8, (3, size, size)))))

@@ -180,9 +180,9 @@ class GLoRALinear(StandIn):
         return f"{self.in_features} -> {self.out_features}, rank={self.rank}, {forms or 'all none'}"
 
 
-def check_whole(value, what: str, least: int = 1) -> None:
-    """Raise a ValueError unless a value, called `what`, is an integer of at least `least`."""
+def check_whole(value, what: str, least: int | None = 1) -> None:
+    """Raise a ValueError unless a value, called `what`, is an integer, of at least `least` if that is given."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{what} must be an integer, not {value!r}")
-    if value < least:
+    if least is not None and value < least:
         raise ValueError(f"{what} must be at least {least}, not {value}")

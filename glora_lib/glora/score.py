@@ -1,6 +1,7 @@
 """How good a subnet is on validation images, and no sooner than that matters: scoring stops when a floor is out of reach."""
 
 import math
+from collections.abc import Sequence
 from contextlib import contextmanager
 
 import torch
@@ -9,8 +10,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from glora_lib.glora.class_token import class_token_alone
+from glora_lib.glora.generation import Generation
 from glora_lib.glora.model import AdaptedModel, formed
-from glora_lib.glora.space import Config
+from glora_lib.glora.space import Config, Space
 from glora_lib.training.batch import autocast, logits
 from glora_lib.training.loop import at, check_finite
 
@@ -39,6 +41,7 @@ class Score:
         self.wrong = torch.zeros(len(data))  # how often each image was answered wrongly,
         self.asked = torch.zeros(len(data))  # and how often it was shown
         self.images_seen = 0
+        self.generation: Generation | None = None  # the supernet with masks, once it was asked for
 
     @torch.no_grad()
     def __call__(self, config: Config, floor: float | None = None) -> float | None:
@@ -61,6 +64,25 @@ class Score:
                 if errors > allowed:
                     return None
         return (n - errors) / n
+
+    @torch.no_grad()
+    def all(self, configs: Sequence[Config], space: Space, together: int = 25) -> list[float]:
+        """Return the accuracy of each configuration of the space, `together` of them scored as one batch.
+
+        On a GPU it is much the faster way: small products become large ones. Outputs that are not finite are a TrainingError.
+        """
+        if self.generation is None:
+            self.generation = Generation(self.net, space, self.dtype)
+        images, labels = self.data[list(range(len(self.data)))]
+        images, labels, right = images.to(self.device), labels.to(self.device), []
+        for start in range(0, len(configs), together):
+            part = list(configs[start : start + together])
+            part += [part[0]] * (together - len(part) if self.device.type == "cuda" else 0)  # a graph for each shape
+            out = self.generation(part, images)
+            check_finite(out.isfinite().all(-1).all(-1))
+            right += (out.argmax(-1) == labels).double().mean(-1).tolist()[: len(configs) - start]
+        self.images_seen += len(configs) * len(labels)
+        return right
 
     @contextmanager
     def _ready(self, config: Config):

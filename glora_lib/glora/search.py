@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glora_lib.glora.space import Choice, Config, Space
+from glora_lib.training import deadline
 from glora_lib.training.files import replacing
 
 TRIES = 10  # attempts per wanted child, as in the authors' code; what is then still missing is drawn at random
@@ -94,7 +95,7 @@ def evolve(
         belongs: names what the scores belong to (weights, images); a checkpoint of another name is refused.
 
     Raises ValueError for a limit under which random configurations are not found, for settings that do not add up, and for a
-    checkpoint that is damaged or of another search.
+    checkpoint that is damaged or of another search; OutOfTime after a generation that was kept when the deadline has passed.
     """
     if (score is None) == (score_all is None):
         raise ValueError("give either `score`, for one configuration, or `score_all`, for the configurations of a generation")
@@ -149,6 +150,8 @@ def evolve(
             seen[key] = Evaluated(config, value, space.parameters(config, shapes), generation, len(seen), exact)
         if checkpoint is not None:
             _save(Path(checkpoint), settings, seen, generation, rng)
+            if generation < generations:
+                deadline.check(f"{generation} of {generations} generations are kept in {checkpoint}")
     return Found(_rank(seen))
 
 

@@ -157,13 +157,13 @@ def vit_b_shapes() -> dict[str, tuple[int, int]]:
     return VIT_B.shapes
 
 
-def mean_subnet(rank: int) -> float:
-    """Return the exact mean size of a uniformly random subnet of ViT-B with one rank, in parameters."""
+def mean_subnet(*ranks: int) -> float:
+    """Return the exact mean size of a uniformly random subnet of ViT-B with these ranks to choose from, in parameters."""
     shapes = vit_b_shapes()
     sizes = {}
     for name, shape in shapes.items():
         if shape not in sizes:
-            space = Space([name], (rank,))
+            space = Space([name], ranks)
             counts = [space.parameters({name: choice}, {name: shape}) for choice in space.choices()]
             sizes[shape] = sum(counts) / len(counts)
     return sum(sizes[shape] for shape in shapes.values())

@@ -23,7 +23,7 @@ from glora_lib.glora.layer import SUPPORT
 from glora_lib.glora.model import AdaptedModel
 from glora_lib.glora.space import Choice, from_json, to_json
 from glora_lib.methods import METHODS
-from glora_lib.paths import write_whole
+from glora_lib.training.files import replacing
 from glora_lib.training.wrappers import plain_name, unwrapped
 
 FIELDS = {"backbone", "backbone_sha256", "sha256", "method", "options", "config"}
@@ -71,7 +71,8 @@ def save_adapter(
         "config": config,
     }
     text = json.dumps(description | {"sha256": _digest(tensors, json.loads(json.dumps(description)))})
-    write_whole(path, save(tensors, {KEY: text}))
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(tensors, {KEY: text}))
     _description_beside(path).unlink(missing_ok=True)  # of an older file of this name
     return path
 

@@ -40,7 +40,9 @@ def lora(model: nn.Module, rank: int = 8, placement: str = "all", scale: float =
         raise ValueError(f"no linear layer to adapt inside this {type(model).__name__} but the head's")
     check_rank(rank, found)
     if placement == "qv" and (odd := [name for name, layer in found.items() if layer.out_features % 3]):
-        raise ValueError(f"the outputs of {odd[0]!r} are no fused queries, keys and values of equal width")
+        raise ValueError(
+            f"{found[odd[0]].out_features} outputs of {odd[0]!r} are no fused queries, keys and values of equal width"
+        )
     freeze(model)
     for name, layer in found.items():
         model.set_submodule(name, LoRALinear(layer, rank, scale, dropout, apart=placement == "qv"))
@@ -65,6 +67,8 @@ class LoRALinear(StandIn):
     def __init__(self, linear: nn.Linear, rank: int, scale: float = 1.0, dropout: float = 0.1, apart: bool = False):
         super().__init__(linear)
         weight, (d2, d1) = linear.weight, linear.weight.shape
+        if apart and d2 % 3:
+            raise ValueError(f"{d2} outputs are no fused queries, keys and values of equal width")
         self.linear, self.scale, self.apart = linear, scale, apart
         pairs, rows = (2, d2 // 3) if apart else (1, d2)
         self.down = nn.Parameter(weight.new_empty(pairs, rank, d1).uniform_(-(d1**-0.5), d1**-0.5))

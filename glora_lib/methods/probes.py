@@ -41,7 +41,8 @@ def features(model: nn.Module, data: Dataset, batch_size: int = 250) -> TensorDa
 
     A linear probe on these is the same as training the head behind a frozen backbone, without computing it again every epoch.
     """
+    place = next(model.parameters()).device
     model.eval()
     batches = [data[list(range(start, min(start + batch_size, len(data))))] for start in range(0, len(data), batch_size)]
-    rows = [model.forward_head(model.forward_features(images), pre_logits=True) for images, _ in batches]
+    rows = [model.forward_head(model.forward_features(images.to(place)), pre_logits=True) for images, _ in batches]
     return TensorDataset(torch.cat(rows), torch.cat([labels for _, labels in batches]))

@@ -132,8 +132,8 @@ def _beside(found: nn.Sequential):
 
 
 def _check(model: nn.Module, tokens: int) -> None:
-    refuse_adapted(model)
     if not hasattr(model, "num_prefix_tokens") or not hasattr(model, "blocks"):
+        refuse_adapted(model)
         raise ValueError(f"{type(model).__name__} has no sequence of tokens that a prompt could join; VPT needs a timm ViT")
     layers(model, ("attn",), nn.Module)
     check_whole(tokens, "tokens")

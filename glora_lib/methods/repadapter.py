@@ -23,11 +23,11 @@ def repadapter(
     """
     found = layers(model, ("attn.qkv", "mlp.fc1"))
     check_rank(width, found, "bottleneck width")
-    check_whole(groups, "groups")
+    check_whole(groups, "groups", least=None)
     if bias:
         refuse_deaf(model, found, "RepAdapter with biases")
     for name, layer in found.items():
-        if width % groups or layer.in_features % groups:
+        if groups < 1 or width % groups or layer.in_features % groups:
             raise ValueError(
                 f"{groups} groups do not divide the bottleneck {width} and the {layer.in_features} inputs of {name!r}"
             )

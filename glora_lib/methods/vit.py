@@ -34,7 +34,6 @@ def freeze(model: nn.Module) -> nn.Module:
 
 def blocks(model: nn.Module) -> nn.Sequential:
     """Return the transformer blocks of a timm ViT; a model without any is a ValueError."""
-    refuse_adapted(model)
     found = getattr(model, "blocks", None)
     if isinstance(found, nn.ModuleList):
         raise ValueError(
@@ -42,6 +41,7 @@ def blocks(model: nn.Module) -> nn.Sequential:
             "method needs nn.Sequential, as timm's VisionTransformer has it"
         )
     if not isinstance(found, nn.Sequential) or not len(found):
+        refuse_adapted(model)
         parts = ", ".join(name for name, _ in model.named_children())
         raise ValueError(f"{type(model).__name__} has no `blocks`, as a timm ViT has; it has: {parts or 'no parts'}")
     return found
@@ -59,6 +59,7 @@ def layers(model: nn.Module, names: Collection[str] = LINEARS, kind: type[nn.Mod
             try:
                 module = block.get_submodule(name)
             except AttributeError:
+                refuse_adapted(model)
                 there = ", ".join(part for part, _ in block.named_modules() if part)
                 message = f"{type(model).__name__} has no layer 'blocks.{index}.{name}'; the block has: {there or 'nothing'}"
                 raise ValueError(message) from None
@@ -88,7 +89,7 @@ def refuse_deaf(model: nn.Module, found: Mapping[str, nn.Module], what: str) -> 
 
 def check_rank(rank: int, found: dict[str, nn.Module], what: str = "rank") -> None:
     """Raise a ValueError for a rank (or `what` it is) below 1 or above the input width of one of the linear layers."""
-    check_whole(rank, what)
+    check_whole(rank, what, least=None)
     for name, layer in found.items():
         if not 1 <= rank <= layer.in_features:
             raise ValueError(f"{what} {rank} does not suit layer {name!r} of width {layer.in_features}; valid: 1 to that width")

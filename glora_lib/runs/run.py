@@ -9,7 +9,7 @@ from glora_lib.paths import CACHE
 from glora_lib.runs.language_profile import LanguageProfile
 from glora_lib.runs.profile import Profile
 from glora_lib.runs.provenance import commit
-from glora_lib.runs.record import Record, RecordError, folder
+from glora_lib.runs.record import Record, RecordError, changed_settings, folder
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,11 @@ class Run:
         if not {f"shift_{target}" for target in self.targets} <= set(record.metrics):
             return False
         return {name: settings.get(name) for name in self.recipe.settings()} == self.recipe.settings()
+
+    @property
+    def changed(self) -> dict:
+        """Setting -> (there, here) of a record in this run's place that has other settings; {} where there is none."""
+        return changed_settings(self.path, self.recipe.settings())
 
     @property
     def state_folder(self) -> Path:

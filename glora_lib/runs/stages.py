@@ -9,6 +9,8 @@ import copy
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 from torch import nn
 
@@ -22,17 +24,44 @@ from glora_lib.methods.probes import features
 from glora_lib.runs.profile import Profile
 from glora_lib.runs.run import Run
 from glora_lib.training.checkpoint import belonging
-from glora_lib.training.device import device
+from glora_lib.training.device import device, suited
 from glora_lib.training.head import head_of, head_parameters
 from glora_lib.training.loop import accuracy, train
 
 Outcome = tuple[dict, nn.Module]
 RANDOM_SUBNETS = 3  # random subnets that are measured on test beside the one that was found
+SUPERNETS = ("glora", "glora_random", "glora_largest", "glora_oracle")  # whose training is one supernet's, for all of them
+
+
+def here(recipe: Profile) -> Profile:
+    """Return the recipe in the number format that this device computes in."""
+    return replace(recipe, dtype=suited(recipe.dtype, device()))
+
+
+def adapted(run: Run, recipe: Profile, model: nn.Module) -> nn.Module:
+    """Return the backbone as the run's method adapts it, on the device. What that draws, it draws on the processor."""
+    if run.method in (*SUPERNETS, "supernet", "glora_fixed"):
+        net = METHODS["glora"](model, rank=recipe.rank, scale_broadcast=recipe.scale_broadcast, **recipe.options)
+        if run.method == "glora_fixed":
+            net.use(Space(net.layer_names, recipe.ranks, net.kinds).uniform(largest(recipe)))
+        return net.to(device())
+    return METHODS[run.method](model, **recipe.options).to(device())
+
+
+def training_state(run: Run) -> Path:
+    """Return where the training of a run keeps its state; searches of one supernet share it."""
+    return (run.supernet if run.method in SUPERNETS else run).state("train.pt")
+
+
+def largest(recipe: Profile) -> Choice:
+    """Return the choice with most parameters: A, B and C as LoRA of the largest rank, D and E as vectors."""
+    lora = f"lora{recipe.rank}"
+    return Choice(lora, lora, lora, "vector", "vector")
 
 
 def probe(run: Run, recipe: Profile, model, task) -> Outcome:
     """Train the head on features that are computed once."""
-    METHODS["linear"](model).to(device())
+    adapted(run, recipe, model)
     if len(head_of(model)) != 1 or not hasattr(model, "forward_head"):  # features of one head are what timm's models give
         return _train_alone(model, run, recipe, task)
     history = train(model.get_classifier(), features(model, task.train), recipe, seed=run.seed)
@@ -47,15 +76,7 @@ def probe(run: Run, recipe: Profile, model, task) -> Outcome:
 
 def fixed(run: Run, recipe: Profile, model, task) -> Outcome:
     """Train one method with nothing to choose; what is measured is the fused model, where the method can be fused."""
-    return _train_alone(METHODS[run.method](model, **recipe.options), run, recipe, task)
-
-
-def glora_fixed(run: Run, recipe: Profile, model, task) -> Outcome:
-    """Train GLoRA in one configuration without supernet or search: every tensor as LoRA, D and E as vectors."""
-    net = METHODS["glora"](model, rank=recipe.rank, scale_broadcast=recipe.scale_broadcast, **recipe.options)
-    lora = f"lora{recipe.rank}"
-    net.use(Space(net.layer_names, recipe.ranks, net.kinds).uniform(Choice(lora, lora, lora, "vector", "vector")))
-    return _train_alone(net, run, recipe, task)
+    return _train_alone(adapted(run, recipe, model), run, recipe, task)
 
 
 def supernet(run: Run, recipe: Profile, model, task) -> Outcome:
@@ -80,7 +101,7 @@ def supernet(run: Run, recipe: Profile, model, task) -> Outcome:
 
 def glora(run: Run, recipe: Profile, model, task) -> Outcome:
     """Train the supernet, search it on val by evolution, fuse what was found."""
-    return _searched(run, recipe, model, task, evolve, stop_early=True, **recipe.evolution)
+    return _searched(run, recipe, model, task, evolve, **recipe.evolution)
 
 
 def glora_random(run: Run, recipe: Profile, model, task) -> Outcome:
@@ -92,16 +113,14 @@ def glora_random(run: Run, recipe: Profile, model, task) -> Outcome:
 def glora_largest(run: Run, recipe: Profile, model, task) -> Outcome:
     """Train the same supernet and measure its largest subnet, without a search."""
     net, space, *_ = _prepare(run, recipe, model, task)
-    checkpoint = run.supernet.state("train.pt")
-    history = train(net, task.train, recipe, sample=space.sample, seed=run.seed, checkpoint=checkpoint)
-    lora = f"lora{recipe.rank}"
-    largest = space.uniform(Choice(lora, lora, lora, "vector", "vector"))
-    plain = fuse(net.use(largest))
+    history = train(net, task.train, recipe, sample=space.sample, seed=run.seed, checkpoint=training_state(run))
+    config = space.uniform(largest(recipe))
+    plain = fuse(net.use(config))
     parts = {
         "metrics": _measure(plain, task, recipe),
-        "config": to_json(largest),
+        "config": to_json(config),
         "selected_on": "nothing",
-        "cost": {"seconds_train": _seconds(history)} | _sizes(net, space.parameters(largest, net.shapes)),
+        "cost": {"seconds_train": _seconds(history)} | _sizes(net, space.parameters(config, net.shapes)),
         "history": {"train": history},
     }
     return parts, plain
@@ -109,7 +128,7 @@ def glora_largest(run: Run, recipe: Profile, model, task) -> Outcome:
 
 def glora_oracle(run: Run, recipe: Profile, model, task) -> Outcome:
     """Search the same supernet on the test images, as the authors' code was first published: an upper bound, never a result."""
-    return _searched(run, recipe, model, task, evolve, split="test", stop_early=True, **recipe.evolution)
+    return _searched(run, recipe, model, task, evolve, split="test", **recipe.evolution)
 
 
 def noah(run: Run, recipe: Profile, model, task) -> Outcome:
@@ -147,14 +166,13 @@ STAGES: dict[str, Callable[..., Outcome]] = dict.fromkeys(METHODS, fixed) | {
     "glora_random": glora_random,
     "glora_largest": glora_largest,
     "glora_oracle": glora_oracle,
-    "glora_fixed": glora_fixed,
+    "glora_fixed": fixed,
     "supernet": supernet,
 }
 
 
 def _train_alone(net, run: Run, recipe: Profile, task) -> Outcome:
-    net.to(device())
-    history = train(net, task.train, recipe, seed=run.seed, checkpoint=run.state("train.pt"))
+    history = train(net, task.train, recipe, seed=run.seed, checkpoint=training_state(run))
     size = _sizes(net, trainable_parameters(net))
     config = None
     if isinstance(net, AdaptedModel):
@@ -176,7 +194,7 @@ def _train_alone(net, run: Run, recipe: Profile, task) -> Outcome:
 
 def _prepare(run: Run, recipe: Profile, model, task) -> tuple:
     """Return the supernet, its space, its score on val, and the random subnets that are watched."""
-    net = METHODS["glora"](model, rank=recipe.rank, scale_broadcast=recipe.scale_broadcast, **recipe.options).to(device())
+    net = adapted(run, recipe, model)
     space = Space(net.layer_names, recipe.ranks, net.kinds)
     rng = random.Random(f"watch {run.seed}")
     return net, space, Score(net, task.val, recipe.dtype), [space.sample(rng) for _ in range(RANDOM_SUBNETS)]
@@ -187,8 +205,8 @@ def _searched(run: Run, recipe: Profile, model, task, search: Callable[..., Foun
     before = sum(p.numel() for p in model.parameters())
     net, space, score, watched = _prepare(run, recipe, model, task)
     # searches of one supernet share its checkpoint, which a finished training leaves behind
-    checkpoint = run.supernet.state("train.pt")
-    history = {"train": train(net, task.train, recipe, sample=space.sample, seed=run.seed, checkpoint=checkpoint)}
+    trained = train(net, task.train, recipe, sample=space.sample, seed=run.seed, checkpoint=training_state(run))
+    history = {"train": trained}
     cost = {"seconds_train": _seconds(history["train"])}
     metrics = {"random_val": [score(config) for config in watched], "n_random": RANDOM_SUBNETS}
 
@@ -196,7 +214,11 @@ def _searched(run: Run, recipe: Profile, model, task, search: Callable[..., Foun
     start, seen = time.perf_counter(), judge.images_seen
     state = run.state("search.json")
     judged = f"{split} of {task.sha256}, {belonging(net, task.val, trained=True)}"
-    found = search(space, score=judge, seed=run.seed, shapes=net.shapes, checkpoint=state, belongs=judged, **settings)
+    if device().type == "cuda":  # a generation at once
+        how = {"score_all": lambda configs: judge.all(configs, space)}
+    else:
+        how = {"score": judge, "stop_early": search is evolve}
+    found = search(space, **how, seed=run.seed, shapes=net.shapes, checkpoint=state, belongs=judged, **settings)
     cost |= {"seconds_search": time.perf_counter() - start, "search_images": judge.images_seen - seen}
     generations = [found.generation(g) for g in range(1 + max(e.generation for e in found.ranking))]
     history["search"] = [

@@ -78,7 +78,7 @@ class Gradients:
         parts, total = self._parts(images), 0.0
         for part, answers in zip(images.chunk(parts), labels.chunk(parts), strict=True):
             with autocast(self.dtype, images.device):
-                out = logits(self.model, part).float()
+                out = full(logits(self.model, part))
                 if images.device.type == "cpu" or not torch.cuda.is_current_stream_capturing():
                     check_labels(answers, out.shape[1])
                 loss = F.cross_entropy(out, answers) * (len(answers) / len(labels))
@@ -117,6 +117,11 @@ def logits(model: nn.Module, images: Tensor) -> Tensor:
             "model in one whose forward returns the logits alone"
         )
     return out
+
+
+def full(out: Tensor) -> Tensor:
+    """Return outputs in float32 at least: a loss is no place for short numbers."""
+    return out if out.dtype == torch.float64 else out.float()
 
 
 def check_labels(labels: Tensor, classes: int) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -45,18 +46,23 @@ def save(path: Path, *, settings, belongs, trained, buffers, optimizer, order, d
         "draw": draw.getstate(),
         "history": history,
     }
+    write(path, state)
+
+
+def write(path: Path, state: dict) -> None:
+    """Write any state that `load` can read: tensors, numbers, texts, lists and dicts of them."""
     with replacing(path) as temporary:
         torch.save(state, temporary)
 
 
-def load(path: Path, settings: dict, belongs: dict[str, str]) -> dict:
+def load(path: Path, settings: dict, belongs: dict[str, str], keys: Sequence[str] = KEYS) -> dict:
     """Return what `save` wrote, on the processor. TrainingError for a file that is damaged, no checkpoint, or another's."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise TrainingError(f"the checkpoint {path} cannot be read ({error}); delete it to start again") from error
-    if not isinstance(state, dict) or not set(KEYS) <= set(state):
-        lacks = sorted(set(KEYS) - set(state)) if isinstance(state, dict) else "everything"
+    if not isinstance(state, dict) or not {"settings", "belongs", *keys} <= set(state):
+        lacks = sorted({"settings", "belongs", *keys} - set(state)) if isinstance(state, dict) else "everything"
         raise TrainingError(f"{path} is no checkpoint of a training of this version: it lacks {lacks}; name another file")
     for what, mine in (("settings", settings), ("belongs", belongs)):
         there = state[what]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 
 from glora_lib.training import checkpoint as checkpoints
+from glora_lib.training import deadline
 from glora_lib.training.batch import BatchNorm, Gradients, TrainingError, autocast, logits
 from glora_lib.training.device import generator_state
 from glora_lib.training.graph import Graphed
@@ -51,7 +52,8 @@ def train(
         watch: called with the epoch after it ended, in evaluation mode; the dict that it returns joins the epoch's.
 
     Raises TrainingError on a loss that is not finite (the last checkpoint stays), for labels or outputs that do not suit each
-    other, and for a checkpoint of other settings, data or frozen weights.
+    other, and for a checkpoint of other settings, data or frozen weights; OutOfTime after an epoch that was kept when the
+    deadline has passed (`deadline.until`).
     """
     device = next(model.parameters()).device
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -60,8 +62,7 @@ def train(
     order, draw = torch.Generator().manual_seed(seed), random.Random(seed)
     history: list[dict] = []
     if checkpoint is not None:
-        kept = {"settings": {name: getattr(recipe, name) for name in SETTINGS} | {"seed": seed, "images": len(data)}}
-        kept |= {"belongs": checkpoints.belonging(model, data), "trained": trained, "buffers": dict(model.named_buffers())}
+        kept = whole(model, data, recipe, seed)
         if Path(checkpoint).exists():
             state = checkpoints.load(Path(checkpoint), kept["settings"], kept["belongs"])
             history = checkpoints.restore(Path(checkpoint), state, trained, kept["buffers"], optimizer, order, draw)
@@ -76,7 +77,7 @@ def train(
     loader = DataLoader(data, sampler=batches, batch_size=None, generator=torch.Generator())
     for epoch in range(len(history), recipe.epochs):
         start, losses, images_seen = time.perf_counter(), [], []
-        _train_mode(model)
+        train_mode(model)
         for number, (images, labels) in enumerate(loader):
             _set_rates(optimizer, schedule(epoch + number / len(batches), recipe), recipe)
             if sample is not None:
@@ -97,8 +98,20 @@ def train(
         if checkpoint is not None:
             going_on = {"optimizer": optimizer, "order": order, "draw": draw, "history": history}
             checkpoints.save(Path(checkpoint), **kept, **going_on, device=generator_state(device))
+            if epoch + 1 < recipe.epochs:
+                deadline.check(f"{epoch + 1} of {recipe.epochs} epochs are kept in {checkpoint}")
     model.eval()
     return history
+
+
+def whole(model: nn.Module, data: Dataset, recipe, seed: int) -> dict:
+    """Return what a checkpoint of this training says of it and holds of the model."""
+    return {
+        "settings": {name: getattr(recipe, name) for name in SETTINGS} | {"seed": seed, "images": len(data)},
+        "belongs": checkpoints.belonging(model, data),
+        "trained": {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad},
+        "buffers": dict(model.named_buffers()),
+    }
 
 
 def _step(model: nn.Module, optimizer, recipe, device: torch.device, fixed: bool) -> Callable[[Tensor, Tensor], Tensor]:
@@ -233,8 +246,8 @@ def _labels(data: Dataset, batch_size: int) -> torch.Tensor:
     return labels if labels is not None else torch.cat([labels for _, labels in _in_order(data, batch_size)])
 
 
-def _train_mode(model: nn.Module) -> None:
-    """Training mode, but for batch normalisation whose scale is frozen: its statistics belong to the pretrained weights."""
+def train_mode(model: nn.Module) -> None:
+    """Set training mode, but for batch normalisation whose scale is frozen: its statistics belong to the pretrained weights."""
     model.train()
     for module in model.modules():
         if isinstance(module, BatchNorm) and (module.weight is None or not module.weight.requires_grad):

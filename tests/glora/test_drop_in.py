@@ -292,7 +292,7 @@ def shares_with_the_head(model):
         (lambda m: {"rank": 1000}, "rank 1000 is above every dimension of the layers, the largest of which is 6"),
         (lambda m: {"rank": 0}, "rank must be at least 1, not 0"),
     ],
-    ids=str,
+    ids=["weight norm", "spectral norm", "pruned", "forward", "adapted", "shared", "rank 1000", "rank 0"],
 )
 def test_what_cannot_be_adapted_is_refused_and_left_as_it_was(spoil, message):
     model = mlp()

@@ -14,6 +14,7 @@ from torch.utils.data import TensorDataset
 from glora_lib.glora.model import AdaptedModel, adapt
 from glora_lib.glora.space import Choice, Space
 from glora_lib.runs.profile import PROFILES
+from glora_lib.training import deadline
 from glora_lib.training.batch import Gradients, TrainingError, autocast
 from glora_lib.training.loop import accuracy, predict, schedule, train
 
@@ -340,6 +341,19 @@ def test_the_head_trained_alone_is_cross_entropy_with_adamw():
         losses.append(loss.item())
     assert [epoch["loss"] for epoch in history] == pytest.approx(losses, rel=1e-5)
     torch.testing.assert_close(ours.weight, plain.weight, rtol=1e-5, atol=1e-6)
+
+
+def test_a_deadline_ends_an_epoch_that_was_kept_and_the_rest_goes_on_from_there(tmp_path):
+    expected, net = supernet(0.1), supernet(0.1)
+    sample = Space(net.layer_names, (4,)).sample
+    history = train(expected, toy_data(), RECIPE, sample=sample)
+    for epoch in range(1, RECIPE.epochs):
+        with deadline.until(0.0), pytest.raises(deadline.OutOfTime, match=f"{epoch} of 6 epochs are kept"):
+            train(supernet(0.1), toy_data(), RECIPE, sample=sample, checkpoint=tmp_path / "train.pt")
+    with deadline.until(0.0):
+        found = train(net, toy_data(), RECIPE, sample=sample, checkpoint=tmp_path / "train.pt")
+    assert without_seconds(found) == without_seconds(history)
+    assert same(parameters(net), parameters(expected))
 
 
 def test_a_recipe_is_any_object_with_the_fields():

@@ -1,0 +1,61 @@
+"""A generation of the search as one batch: many subnets of one supernet answer the same images in the same kernels."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from glora_lib.glora.class_token import class_token_alone
+from glora_lib.glora.layer import GLoRALinear
+from glora_lib.glora.masked import STORAGE, Masks, linear
+from glora_lib.glora.model import AdaptedModel
+from glora_lib.glora.space import Config, Space
+from glora_lib.training.batch import autocast
+from glora_lib.training.graph import Graphed
+
+
+class Generation:
+    """The supernet with masks in place of branches; it shares the supernet's tensors and follows them.
+
+    Args:
+        net: a supernet whose layers are all `GLoRALinear`; else ValueError.
+        dtype: what is computed in, as in `training.loop.accuracy`.
+    """
+
+    def __init__(self, net: AdaptedModel, space: Space, dtype: str = "float32"):
+        other = [name for name in net.layer_names if not isinstance(net.layer(name), GLoRALinear)]
+        if other:
+            raise ValueError(f"layer {other[0]!r} is a {type(net.layer(other[0])).__name__}; only linear layers have masks")
+        self.device = next(net.parameters()).device
+        self.dtype, self.masks = dtype, Masks(space, net.rank, self.device, prefix="")
+        shared = {id(tensor): tensor for tensor in [*net.parameters(), *net.buffers()]}
+        self.model = copy.deepcopy(net.model, memo=shared).eval()
+        for name, place in self.masks.layers.items():
+            self.model.set_submodule(name, _Masked(self.model.get_submodule(name), self.masks, place))
+        self.answer = Graphed(self._answer, self.device)
+
+    @torch.no_grad()
+    def __call__(self, configs: Sequence[Config], images: Tensor) -> Tensor:
+        """Return the logits (subnets, images, classes) of each configuration on all images (images, 3, S, S)."""
+        codes = torch.tensor([self.masks.codes(config) for config in configs], device=self.device)
+        return self.answer(codes, images)
+
+    def _answer(self, codes: Tensor, images: Tensor) -> Tensor:
+        self.masks.set(codes)
+        batch = images.expand(len(codes), *images.shape).flatten(0, 1)
+        with autocast(self.dtype, self.device), class_token_alone(self.model):
+            return self.model(batch).unflatten(0, (len(codes), -1))
+
+
+class _Masked(nn.Module):
+    """A GLoRA layer in the configuration of each subnet, for a batch that is folded: (subnets * images, ..., d1)."""
+
+    def __init__(self, layer: GLoRALinear, masks: Masks, place: int):
+        super().__init__()
+        self.layer, self.masks, self.place = layer, masks, place
+
+    def forward(self, x: Tensor) -> Tensor:
+        masks = self.masks.masks[:, self.place]
+        tensors = {name: getattr(self.layer, name)[None] for name in STORAGE}
+        return linear(self.layer, tensors, x.unflatten(0, (len(masks), -1)), masks).flatten(0, 1)

@@ -1,0 +1,229 @@
+"""Many trainings as one program: runs that share a frozen backbone train in the same kernels, on a GPU as one CUDA graph.
+
+Every run keeps its own data and their order, seed, number of classes and learning rates, and ends as `loop.train` would have
+ended it: exactly but for rounding on a processor, where each run's dropout draws from a generator of its own; on a GPU dropout
+draws from the device's, so that a run's noise is another one in another company.
+"""
+
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler, Dataset, RandomSampler
+
+from glora_lib.training import checkpoint as checkpoints
+from glora_lib.training import deadline
+from glora_lib.training.batch import TrainingError, autocast, check_labels, full
+from glora_lib.training.device import generator_state
+from glora_lib.training.flat_adamw import FlatAdamW
+from glora_lib.training.graph import Graphed
+from glora_lib.training.head import head_parameters
+from glora_lib.training.loop import SETTINGS, adamw, at, schedule, train_mode
+from glora_lib.training.stacked import Form, Stack, Unsuited
+
+ALIKE = ("epochs", "batch_size", "update_unsampled", "dtype", "weight_decay")  # what the recipes of a program have in common
+PAUSE = 30.0  # seconds between checkpoints on a GPU, where an epoch takes less than writing one
+
+
+@runtime_checkable
+class Choices(Protocol):
+    """What a program asks of a supernet, whose configurations are masks for it; `glora.masked.Masks` is one."""
+
+    def sample(self, draw: random.Random) -> list[int]:
+        """Draw a configuration, a number a layer."""
+
+    def set(self, codes: Tensor) -> None:
+        """Set the masks of all layers from the numbers (runs, layers)."""
+
+    def form(self, module: nn.Module, name: str) -> Form | None:
+        """Return the form of a layer that reads its mask; None for other modules."""
+
+    def sampled(self, codes: Tensor, names: Sequence[str]) -> Tensor:
+        """Return which trained tensors, by their names in the model, the configurations use: bool (runs, tensors)."""
+
+
+def train_many(
+    models: Sequence[nn.Module],
+    data: Sequence[Dataset],
+    recipes: Sequence,
+    *,
+    seeds: Sequence[int],
+    choices: Choices | None = None,
+    checkpoint: str | Path | None = None,
+) -> list[list[dict]]:
+    """Train the models together, each on its own data; return each one's history, as `loop.train` does.
+
+    Args:
+        models: made alike, with the same frozen weights; their trained parameters are changed.
+        recipes: as for `loop.train`, one a run; `ALIKE` says what they must share.
+        choices: for supernets, which sample a configuration a step.
+        checkpoint: a file that all go on from together, written every epoch (on a GPU at most every half minute).
+
+    Raises Unsuited where the runs cannot be one program, TrainingError as `loop.train`, and OutOfTime after an epoch when the
+    deadline has passed (`deadline.until`) and there is a checkpoint.
+    """
+    program = _Program(models, data, recipes, seeds, choices)
+    if checkpoint is not None and Path(checkpoint).exists():
+        program.resume(Path(checkpoint))
+    saved = time.monotonic()
+    while program.epoch < recipes[0].epochs:
+        program.train_epoch()
+        if checkpoint is None:
+            continue
+        last, late = program.epoch == recipes[0].epochs, deadline.passed()
+        if last or late or program.device.type == "cpu" or time.monotonic() - saved > PAUSE:
+            program.save(Path(checkpoint))
+            saved = time.monotonic()
+        if not last:
+            deadline.check(f"{program.epoch} of {recipes[0].epochs} epochs of {len(models)} runs are kept in {checkpoint}")
+    program.stack.give_back(models)
+    for model in models:
+        model.eval()
+    return program.histories
+
+
+class _Program:
+    """The runs, between two epochs."""
+
+    def __init__(self, models, data, recipes, seeds, choices: Choices | None):
+        for name in ALIKE:
+            if len({getattr(recipe, name) for recipe in recipes}) > 1:
+                raise Unsuited(f"the recipes differ in {name}; train the runs one by one")
+        if len({len(split) for split in data}) > 1:
+            raise Unsuited(f"the data have {[len(split) for split in data]} images; train the runs one by one")
+        self.recipes, self.recipe, self.choices = recipes, recipes[0], choices
+        self.device = next(models[0].parameters()).device
+        self.data = [at(split, self.device) for split in data]
+        train_mode(models[0])
+        example = torch.stack([self.data[0][place][0] for place in range(min(2, len(data[0])))]).to(self.device)
+        like = next(models[0].parameters())
+        self.stack = Stack(models, example.to(like.dtype), choices.form if choices else None)
+        same = (self.recipe.weight_decay, self.recipe.update_unsampled)
+        self.optimizer = FlatAdamW(self.stack.tensors, self.stack.sizes, *same)
+        peaks = [_peaks(model, recipe, self.stack.names) for model, recipe in zip(models, recipes, strict=True)]
+        self.peaks = torch.tensor(peaks, dtype=torch.float64, device=self.device)  # (runs, tensors)
+        self.final = torch.tensor([[r.final_learning_rate] for r in recipes], dtype=torch.float64, device=self.device)
+        self.orders = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.draws = [random.Random(seed) for seed in seeds]
+        self.noises = [torch.Generator().manual_seed(seed) for seed in seeds]
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seeds[0])
+        own = [{name: getattr(recipe, name) for name in SETTINGS} for recipe in recipes]
+        self.settings = {"runs": own, "seeds": list(seeds), "images": len(data[0])}
+        self.belongs = {f"run {i}": str(checkpoints.belonging(m, d)) for i, (m, d) in enumerate(zip(models, data, strict=True))}
+        self.histories: list[list[dict]] = [[] for _ in models]
+        for split, valid in zip(data, self.stack.valid, strict=True):
+            check_labels(getattr(split, "labels", split[list(range(len(split)))][1]), int(valid.isfinite().sum()))
+        self.step = Graphed(self._step, self.device)
+
+    @property
+    def epoch(self) -> int:
+        return len(self.histories[0])
+
+    def train_epoch(self) -> None:
+        start, losses, counts = time.perf_counter(), [], []
+        samplers = [
+            BatchSampler(RandomSampler(split, generator=order), self.recipe.batch_size, drop_last=False)
+            for split, order in zip(self.data, self.orders, strict=True)
+        ]
+        for number, places in enumerate(zip(*samplers, strict=True)):
+            batches = [split[place] for split, place in zip(self.data, places, strict=True)]
+            x = torch.stack([images for images, _ in batches]).to(self.device, self.stack.tensors.dtype)
+            labels = torch.stack([labels for _, labels in batches]).to(self.device)
+            if self.device.type == "cpu":
+                self._draw_noise(x.shape[1], self.noises)
+            codes = torch.tensor([self.choices.sample(draw) if self.choices else [] for draw in self.draws])
+            heights = [[schedule(self.epoch + number / len(samplers[0]), recipe)] for recipe in self.recipes]
+            height = torch.tensor(heights, dtype=torch.float64, device=self.device)
+            rates = self.peaks * height + self.final * (1 - height)
+            losses.append(self.step(x, labels, codes.to(self.device), rates).clone())
+            counts.append(x.shape[1])
+        values = torch.stack(losses).double().cpu()  # (steps, runs)
+        self._check(values)
+        means = (values * torch.tensor(counts, dtype=torch.float64)[:, None]).sum(0) / len(self.data[0])
+        last = rates[:, 0].tolist()  # of the first tensor's group, as `loop.train` says
+        seconds = (time.perf_counter() - start) / len(self.histories)
+        epoch = self.epoch
+        for history, loss, rate in zip(self.histories, means.tolist(), last, strict=True):
+            history.append({"epoch": epoch, "loss": loss, "learning_rate": rate, "seconds": seconds})
+
+    def _step(self, x: Tensor, labels: Tensor, codes: Tensor, rates: Tensor) -> Tensor:
+        """Train one batch of every run; return the losses (runs,)."""
+        if self.device.type == "cuda":
+            self._draw_noise(x.shape[1], None)
+        sampled = None
+        if self.choices is not None:
+            self.choices.set(codes)
+            sampled = self.choices.sampled(codes, self.stack.names)
+        with autocast(self.recipe.dtype, self.device):
+            losses = (
+                F.cross_entropy(full(self.stack(x)).flatten(0, 1), labels.flatten(), reduction="none")
+                .unflatten(0, labels.shape)
+                .mean(1)
+            )
+        (gradient,) = torch.autograd.grad(losses.sum(), self.stack.tensors)
+        self.optimizer.step(gradient, rates, sampled)
+        return losses.detach()
+
+    def _draw_noise(self, images: int, generators: Sequence[torch.Generator] | None) -> None:
+        """Draw the masks of dropout and drop path: each run's from its own generator, as if it were alone, or all at once."""
+        runs = len(self.recipes)
+        if generators is None:
+            for noise in self.stack.noise:
+                noise.mask = noise.draw(runs * images, None)
+            return
+        drawn = [[noise.draw(images, generator) for noise in self.stack.noise] for generator in generators]
+        for noise, masks in zip(self.stack.noise, zip(*drawn, strict=True), strict=False):
+            noise.mask = torch.cat(masks)
+
+    def _check(self, losses: Tensor) -> None:
+        broken = (~losses.isfinite()).nonzero()
+        if len(broken):
+            step, run = broken[0].tolist()
+            raise TrainingError(
+                f"the loss of run {run} of {len(self.recipes)} is {losses[step, run]:.3g} at epoch {self.epoch}, step {step}, "
+                f"peak rate {self.recipes[run].learning_rate:.1e}; lower its rate or leave it out: the last checkpoint stays"
+            )
+
+    def save(self, path: Path) -> None:
+        """Write everything that the rest of the training depends on."""
+        state = {
+            "settings": self.settings,
+            "belongs": self.belongs,
+            "tensors": self.stack.tensors.detach(),
+            "optimizer": self.optimizer.state(),
+            "orders": [order.get_state() for order in self.orders],
+            "noises": [noise.get_state() for noise in self.noises],
+            "draws": [draw.getstate() for draw in self.draws],
+            "device": generator_state(self.device),
+            "histories": self.histories,
+        }
+        checkpoints.write(path, state)
+
+    def resume(self, path: Path) -> None:
+        """Go on from a checkpoint of the same runs, in the same order."""
+        state = checkpoints.load(path, self.settings, self.belongs, keys=("tensors", "orders", "histories"))
+        with torch.no_grad():
+            self.stack.tensors.copy_(state["tensors"])
+        self.optimizer.load(state["optimizer"])
+        for kind, generators in (("orders", self.orders), ("noises", self.noises)):
+            for generator, before in zip(generators, state[kind], strict=True):
+                generator.set_state(before)
+        for draw, before in zip(self.draws, state["draws"], strict=True):
+            draw.setstate(before)
+        if self.device.type == "cuda" and state["device"] is not None:
+            torch.cuda.set_rng_state(state["device"], self.device)
+        self.histories = state["histories"]
+
+
+def _peaks(model: nn.Module, recipe, names: Sequence[str]) -> list[float]:
+    """Return the peak of every tensor's rate, by the groups that `loop.train` would have."""
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    groups = adamw(trained, recipe, head_parameters(model)).param_groups
+    peaks = {id(parameter): group["peak"] for group in groups for parameter in group["params"]}
+    return [peaks[id(model.get_parameter(name))] for name in names]

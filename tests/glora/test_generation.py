@@ -1,0 +1,115 @@
+"""A generation of subnets as one batch answers as its subnets do one by one, and the search takes the same path."""
+
+import random
+
+import pytest
+import timm
+import torch
+from fixtures.formula import dense, random_layer
+from torch.utils.data import TensorDataset
+
+from glora_lib.glora.generation import Generation
+from glora_lib.glora.masked import STORAGE, Masks, effective
+from glora_lib.glora.model import adapt
+from glora_lib.glora.score import Score
+from glora_lib.glora.search import evolve
+from glora_lib.glora.space import Choice, Space
+from glora_lib.training.batch import TrainingError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.mark.parametrize("scaled", [False, True], ids=["as printed", "divided by d1"])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("shape", [(4, 3), (3, 3), (1, 4)], ids=str)
+def test_masks_give_the_weight_and_bias_of_every_choice(shape, bias, scaled):
+    """All 900 choices at once, against the equation written out."""
+    layer = random_layer(*shape, bias, rank=4)
+    layer.scale_broadcast = scaled
+    space = Space(("layer",), (4, 2))
+    masks = Masks(space, 4, torch.device("cpu"), prefix="")
+    tensors = {name: getattr(layer, name)[None] for name in STORAGE}
+    W, b = effective(layer, tensors, masks.table, torch.float64)
+    for number, choice in enumerate(space.choices()):
+        expected_W, expected_b = dense(layer, choice)
+        torch.testing.assert_close(W[number], expected_W, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            b[number], torch.zeros_like(b[number]) if expected_b is None else expected_b, rtol=1e-12, atol=1e-12
+        )
+
+
+@pytest.mark.parametrize(
+    "choice", [Choice("lora2", "vector", "none", "scalar", "vector"), Choice(), Choice(B="lora4", C="vector")], ids=str
+)
+def test_what_is_sampled_is_what_gets_a_gradient(choice):
+    layer = random_layer(4, 3, True, rank=4).use(choice)
+    layer(torch.randn(5, 3, dtype=torch.float64, requires_grad=True)).square().sum().backward()
+    space = Space(("layer",), (4, 2))
+    masks = Masks(space, 4, torch.device("cpu"), prefix="")
+    codes = torch.tensor([masks.codes({"layer": choice})])
+    names = [f"layer.{name}" for name in STORAGE]
+    expected = [getattr(layer, name).grad is not None for name in STORAGE]
+    assert masks.sampled(codes, [*names, "head.weight"])[0].tolist() == [*expected, True]
+
+
+@pytest.fixture
+def net():
+    """A tiny ViT's supernet in float64 with random support tensors."""
+    torch.manual_seed(0)
+    net = adapt(timm.create_model("test_vit", num_classes=4, img_size=16, depth=2), rank=4, scale_broadcast=True).double()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    return net.eval()
+
+
+@pytest.fixture
+def data():
+    torch.manual_seed(1)
+    return TensorDataset(torch.randn(30, 3, 16, 16, dtype=torch.float64), torch.randint(4, (30,)))
+
+
+def test_every_subnet_answers_as_alone_also_after_the_supernet_changed(net, data):
+    space, rng = Space(net.layer_names, (4, 2)), random.Random(0)
+    generation = Generation(net, space)
+    for _ in range(2):
+        configs = [space.sample(rng) for _ in range(4)]
+        out = generation(configs, data.tensors[0])
+        assert out.shape == (4, 30, 4)
+        for config, logits in zip(configs, out, strict=True):
+            torch.testing.assert_close(logits, net.use(config)(data.tensors[0]).detach(), rtol=1e-10, atol=1e-10)
+        with torch.no_grad():
+            net.model.blocks[0].attn.qkv.Bd.add_(0.5)  # training goes on
+
+
+def test_a_search_scored_by_generations_takes_the_same_path_to_the_same_winner(net, data):
+    space, score = Space(net.layer_names, (4, 2)), Score(net, data)
+    settings = {
+        "population": 10,
+        "parents": 3,
+        "mutations": 4,
+        "crossovers": 4,
+        "generations": 3,
+        "seed": 1,
+        "shapes": net.shapes,
+    }
+    one_by_one = evolve(space, score=score, **settings)
+    score.images_seen = 0
+    together = evolve(space, score_all=lambda configs: score.all(configs, space, together=4), **settings)
+    assert [(space.encode(e.config), e.score) for e in together.ranking] == [
+        (space.encode(e.config), e.score) for e in one_by_one.ranking
+    ]
+    assert score.images_seen == len(together.ranking) * 30
+    stopped = evolve(space, score=score, stop_early=True, **settings)
+    assert stopped.best == together.best
+
+
+def test_outputs_that_are_not_finite_are_an_error(net, data):
+    with torch.no_grad():
+        net.model.head.bias[0] = torch.inf
+    score, space = Score(net, data), Space(net.layer_names, (4, 2))
+    config = space.sample(random.Random(0))
+    for use in (lambda: score(config), lambda: score.all([config], space)):
+        with pytest.raises(TrainingError, match="are not finite"):
+            use()

@@ -1,0 +1,177 @@
+"""Runs trained as one program end as they do one by one: losses, weights, choices; different classes, seeds, rates and data."""
+
+import copy
+import random
+from dataclasses import replace
+
+import pytest
+import timm
+import torch
+from torch.utils.data import TensorDataset
+
+from glora_lib.glora.masked import Masks
+from glora_lib.glora.model import AdaptedModel, adapt
+from glora_lib.glora.space import Space
+from glora_lib.methods import METHODS
+from glora_lib.runs.profile import SMOKE
+from glora_lib.training import deadline
+from glora_lib.training.deadline import OutOfTime
+from glora_lib.training.loop import train
+from glora_lib.training.many import train_many
+from glora_lib.training.stacked import Unsuited
+
+CLASSES, SEEDS, RATES = (3, 5, 4), (0, 1, 2), (1e-3, 3e-3, 2e-3)
+RECIPE = replace(SMOKE.for_method("glora"), epochs=3, batch_size=8, warmup_epochs=1)
+OPTIONS = {"lora": {"rank": 3}, "repadapter": {"width": 4}, "fact_tk": {"rank": 4}, "fact_tt": {"rank": 4}}
+METHOD_NAMES = ("glora", "lora", "repadapter", "bitfit", "ssf", "fact_tk", "fact_tt", "adapter", "adaptformer", "linear")
+
+
+def backbone(classes: int, seed: int, dtype: torch.dtype, drop_path: float = 0.2) -> torch.nn.Module:
+    """A tiny ViT: the same frozen weights every time, a head of its own."""
+    torch.manual_seed(7)
+    model = timm.create_model("test_vit", num_classes=0, img_size=16, depth=2, drop_path_rate=drop_path)
+    torch.manual_seed(seed)
+    model.reset_classifier(classes)
+    return model.to(dtype)
+
+
+def models(method: str, dtype: torch.dtype = torch.float64, runs: int = 3, **backbone_options) -> list[torch.nn.Module]:
+    made = []
+    for classes, seed in list(zip(CLASSES, SEEDS, strict=True))[:runs]:
+        plain = backbone(classes, seed, dtype, **backbone_options)
+        options = OPTIONS.get(method, {})
+        made.append(adapt(plain, rank=4, scale_broadcast=True) if method == "glora" else METHODS[method](plain, **options))
+    return made
+
+
+def data(dtype: torch.dtype = torch.float64, images: int = 20, runs: int = 3) -> list[TensorDataset]:
+    generator = torch.Generator().manual_seed(0)
+    sets = []
+    for classes in CLASSES[:runs]:
+        x = torch.randn(images, 3, 16, 16, generator=generator, dtype=dtype)
+        sets.append(TensorDataset(x, torch.randint(classes, (images,), generator=generator)))
+    return sets
+
+
+def recipes(runs: int = 3, **changes) -> list:
+    return [replace(RECIPE, learning_rate=rate, **changes) for rate in RATES[:runs]]
+
+
+def masks(net: AdaptedModel) -> Masks:
+    return Masks(Space(net.layer_names, (4, 2)), 4, torch.device("cpu"))
+
+
+def one_by_one(nets, sets, rules) -> list[list[dict]]:
+    sample = Space(nets[0].layer_names, (4, 2)).sample if isinstance(nets[0], AdaptedModel) else None
+    return [
+        train(net, split, rule, sample=sample, seed=s) for net, split, rule, s in zip(nets, sets, rules, SEEDS, strict=False)
+    ]
+
+
+def together(nets, sets, rules, **options) -> list[list[dict]]:
+    choices = masks(nets[0]) if isinstance(nets[0], AdaptedModel) else None
+    return train_many(nets, sets, rules, seeds=SEEDS[: len(nets)], choices=choices, **options)
+
+
+def trained(net) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in net.named_parameters() if p.requires_grad}
+
+
+@torch.no_grad()
+def outputs(net, split: TensorDataset) -> torch.Tensor:
+    """The logits, of a supernet in a configuration with every form."""
+    if isinstance(net, AdaptedModel):
+        net.use(Space(net.layer_names, (4, 2)).sample(random.Random(0)))
+    return net(split[:][0])
+
+
+def assert_same(first, second, histories, others, tolerance: float) -> None:
+    for net, other in zip(first, second, strict=True):
+        for name, tensor in trained(net).items():
+            torch.testing.assert_close(tensor, other.get_parameter(name).detach(), rtol=tolerance, atol=tolerance)
+    for history, other in zip(histories, others, strict=True):
+        for name in ("epoch", "loss", "learning_rate"):
+            assert [epoch[name] for epoch in history] == pytest.approx(
+                [epoch[name] for epoch in other], rel=max(tolerance, 1e-12)
+            )
+
+
+@pytest.mark.parametrize("method", METHOD_NAMES)
+def test_the_program_ends_as_the_runs_do_one_by_one(method):
+    """With dropout and drop path, in float64: to rounding.
+
+    A constant that is added to all features goes lost in the next norm: its gradient is rounding alone, which Adam divides by
+    its own size. GLoRA has such tensors, so that its weights agree less closely than what they compute.
+    """
+    alone, joint = models(method), models(method)
+    before = [{name: p.detach().clone() for name, p in net.named_parameters() if not p.requires_grad} for net in joint]
+    expected, histories = one_by_one(alone, data(), recipes()), together(joint, data(), recipes())
+    assert_same(joint, alone, histories, expected, 1e-5 if method == "glora" else 1e-10)
+    for net, other, split in zip(joint, alone, data(), strict=True):
+        torch.testing.assert_close(outputs(net, split), outputs(other, split), rtol=1e-8, atol=1e-8)
+    start = trained(models(method)[1])
+    assert not any(torch.equal(tensor, start[name]) for name, tensor in trained(joint[1]).items() if "head" in name)
+    for net, frozen in zip(joint, before, strict=True):
+        assert all(torch.equal(net.get_parameter(name), tensor) for name, tensor in frozen.items())
+        assert not net.training
+
+
+@pytest.mark.parametrize("method", ["glora", "lora"])
+def test_in_float32_within_its_rounding(method):
+    """Adam turns the rounding of a gradient near zero into a whole step, so that single numbers say little: norms do."""
+    alone, joint = models(method, torch.float32), models(method, torch.float32)
+    sets, start = data(torch.float32), trained(models(method, torch.float32)[0])
+    histories, expected = together(joint, sets, recipes()), one_by_one(alone, sets, recipes())
+    for history, other in zip(histories, expected, strict=True):
+        assert [epoch["loss"] for epoch in history] == pytest.approx([epoch["loss"] for epoch in other], rel=1e-3)
+    apart = sum((tensor - alone[0].get_parameter(name)).square().sum() for name, tensor in trained(joint[0]).items())
+    moved = sum((tensor - start[name]).square().sum() for name, tensor in trained(joint[0]).items())
+    assert apart < 0.1 * moved
+
+
+def test_tensors_that_a_step_did_not_sample_move_by_momentum_where_the_recipe_says_so():
+    alone, joint = models("glora"), models("glora")
+    rules = recipes(update_unsampled=True)
+    assert_same(joint, alone, together(joint, data(), rules), one_by_one(alone, data(), rules), 1e-5)
+    torch.testing.assert_close(outputs(joint[2], data()[2]), outputs(alone[2], data()[2]), rtol=1e-8, atol=1e-8)
+    other = models("glora")
+    together(other, data(), recipes())
+    assert not torch.allclose(other[0].model.blocks[0].attn.qkv.Ad, joint[0].model.blocks[0].attn.qkv.Ad)
+
+
+def test_a_run_is_the_same_in_any_company():
+    alone, joint = models("lora", runs=1), models("lora")
+    assert_same(joint[:1], alone, together(joint, data(), recipes())[:1], together(alone, data(runs=1), recipes(1)), 1e-9)
+
+
+@pytest.mark.parametrize("method", ["glora", "lora"])
+def test_out_of_time_keeps_everything_and_goes_on_to_the_same_end(method, tmp_path):
+    whole, halves, again = models(method), models(method), models(method)
+    expected = together(whole, data(), recipes())
+    path = tmp_path / "many.pt"
+    with deadline.until(0.0), pytest.raises(OutOfTime, match="time is up: 1 of 3 epochs of 3 runs are kept in .*many.pt"):
+        together(halves, data(), recipes(), checkpoint=path)
+    histories = together(again, data(), recipes(), checkpoint=path)
+    assert_same(again, whole, histories, expected, 1e-12)
+    assert [file.name for file in tmp_path.iterdir()] == ["many.pt"]
+    with deadline.until(0.0):  # what is finished is no longer held up
+        assert together(models(method), data(), recipes(), checkpoint=path) == histories
+
+
+def test_what_cannot_be_one_program_says_why():
+    nets = models("lora")
+    with pytest.raises(Unsuited, match="the recipes differ in epochs"):
+        train_many(nets, data(), [*recipes(2), replace(RECIPE, epochs=9)], seeds=SEEDS)
+    with pytest.raises(Unsuited, match=r"the data have \[20, 20, 12\] images"):
+        train_many(nets, [*data(runs=2), data(images=12)[2]], recipes(), seeds=SEEDS)
+    with pytest.raises(Unsuited, match="parameters of the same names"):
+        train_many([nets[0], *models("ssf")[1:]], data(), recipes(), seeds=SEEDS)
+    other = copy.deepcopy(nets[2])
+    other.blocks[0].attn.qkv.linear.weight.data[0, 0] += 1
+    with pytest.raises(Unsuited, match="do not share their frozen weights"):
+        train_many([*nets[:2], other], data(), recipes(), seeds=SEEDS)
+    with pytest.raises(Unsuited, match="train the models one by one"):
+        train_many(models("full"), data(), recipes(), seeds=SEEDS)
+    prompted = METHODS["vpt_deep"](backbone(3, 0, torch.float64), tokens=2)
+    with pytest.raises(Unsuited, match="attention"):
+        train_many([prompted], data(runs=1), recipes(1), seeds=[0])
