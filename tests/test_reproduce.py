@@ -1,6 +1,8 @@
 """reproduce.py on notebooks of a few cells."""
 
+import json
 import re
+import subprocess
 import sys
 import types
 from dataclasses import replace
@@ -8,11 +10,15 @@ from dataclasses import replace
 import nbformat
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
+import torch
 
 import reproduce
+from docs import execute
+from glora_lib.paths import ROOT
 from glora_lib.runs import record as record_module
+from glora_lib.runs.profile import SMOKE
 from glora_lib.runs.record import Record
+from glora_lib.runs.run import Run
 
 PARAMETERS = """profile: str = "cpu"  # one of three
 compute: str = "missing"  # what to compute
@@ -40,17 +46,17 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     monkeypatch.setattr(reproduce, "NOTEBOOKS", tmp_path / "notebooks")
     monkeypatch.setattr(reproduce, "OUT", tmp_path / "out")
+    monkeypatch.setattr("docs.build.build", lambda executed: executed / "site")
     return tmp_path / "notebooks"
 
 
 def test_runs_with_typed_parameters_in_the_notebooks_folder_also_below_braces(tmp_path):
     notebook = write(tmp_path / "a {brace}" / "01_one.ipynb", "import os", "print(os.getcwd(), seeds + 1)")
-    outcome = reproduce.run(notebook, {"profile": "smoke", "seeds": 3}, tmp_path / "out {b}")
+    outcome = execute.run(notebook, {"profile": "smoke", "seeds": 3}, tmp_path / "out {b}")
     assert not outcome.failure
     assert outcome.peak_bytes > 10 * 2**20
     executed = nbformat.read(tmp_path / "out {b}" / "01_one.ipynb", as_version=4)
     assert executed.cells[-1].outputs[0].text == f"{notebook.parent} 4\n"
-    assert "A title" in (tmp_path / "out {b}" / "01_one.html").read_text(encoding="utf-8")
 
 
 def test_carries_on_after_a_failure_and_names_the_cell(project, capsys):
@@ -64,8 +70,8 @@ def test_carries_on_after_a_failure_and_names_the_cell(project, capsys):
     assert second.startswith("02_two")
     assert " ok " in second
     assert any("direction" in line for line in rest)
-    assert rest[-1].startswith("1 of 2 notebooks ran")
-    assert (project.parent / "out" / "smoke" / "01_one.html").exists()
+    assert rest[-1] == f"1 of 2 notebooks ran; the site: {project.parent / 'out' / 'smoke' / 'site'}"
+    assert (project.parent / "out" / "smoke" / "01_one.ipynb").exists()
 
 
 def test_several_at_once_are_reported_in_order_and_each_counts_its_own_kernel(project, capsys):
@@ -92,25 +98,26 @@ def test_the_profile_gives_its_parameters_to_notebooks_that_declare_them_and_the
 )
 def test_names_the_cell_that_hangs_or_kills_the_kernel(tmp_path, source, reason):
     notebook = write(tmp_path / "01_one.ipynb", "good = 1", source)
-    outcome = reproduce.run(notebook, {"seeds": 1}, tmp_path / "out", timeout=6)
+    outcome = execute.run(notebook, {"seeds": 1}, tmp_path / "out", timeout=6)
     assert outcome.failure.startswith(f"cell 3 `{source}`: {reason}")
-    assert (tmp_path / "out" / "01_one.html").exists()
+    assert (tmp_path / "out" / "01_one.ipynb").exists()
 
 
-def test_the_html_carries_the_linked_figures(tmp_path):
-    Figure(figsize=(1, 1)).savefig(tmp_path / "a.png")
-    notebook = write(tmp_path / "notebooks" / "01_one.ipynb", text="![a](../a.png)")
-    reproduce.run(notebook, {}, tmp_path / "out" / "smoke")
-    html = (tmp_path / "out" / "smoke" / "01_one.html").read_text(encoding="utf-8")
-    assert "data:image/png;base64" in html
-    assert "../a.png" not in html
+def test_a_site_with_errors_is_a_failure(project, monkeypatch, capsys):
+    def broken(executed):
+        raise RuntimeError("1 links lead nowhere")
+
+    monkeypatch.setattr("docs.build.build", broken)
+    write(project / "01_one.ipynb")
+    assert reproduce.main(["--profile", "smoke"]) == 1
+    assert capsys.readouterr().out.endswith("1 of 1 notebooks ran; the site: 1 links lead nowhere\n")
 
 
 def test_never_writes_over_the_source(tmp_path):
     notebook = write(tmp_path / "01_one.ipynb")
     before = notebook.read_bytes()
     with pytest.raises(ValueError, match="would overwrite"):
-        reproduce.run(notebook, {}, tmp_path)
+        execute.run(notebook, {}, tmp_path)
     assert notebook.read_bytes() == before
 
 
@@ -127,12 +134,99 @@ def test_refuses_a_number_that_no_notebook_has(project, capsys):
         write(project / name)
     assert reproduce.main(["--only", "4", "77"]) == 2
     assert capsys.readouterr() == ("", "reproduce.py: no notebook has the number 77; there are 01, 04\n")
-    assert [path.name for path in reproduce.select(project, ["4"])] == ["04_four.ipynb"]
+    assert [path.name for path in execute.select(project, ["4"])] == ["04_four.ipynb"]
 
 
-def test_reads_values_as_yaml():
-    parsed = reproduce.arguments(["--set", "a=1", "b=0.5", "--set", "c=[x, y]", "d=true"])
-    assert dict(parsed.set) == {"a": 1, "b": 0.5, "c": ["x", "y"], "d": True}
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *[("1", 1), ("0.5", 0.5), ("1e-3", 1e-3), ("[2e-4,1e-4]", [2e-4, 1e-4]), ("(1, 2)", [1, 2]), ("None", None)],
+        *[("true", True), ("False", False), ("null", None), ("[x, y]", ["x", "y"]), ("[x, 1e-3]", ["x", 1e-3])],
+        *[("cpu", "cpu"), ("'1'", "1"), ("a=b", "a=b"), ("", ""), ("12:30", "12:30"), ("010", "010"), ("no", "no")],
+        *[("2001-01-01", "2001-01-01"), ("a b", "a b"), ("{a: 1, b: x}", {"a": 1, "b": "x"}), ("1j", "1j"), ("{1}", {"1": ""})],
+    ],
+)
+def test_values_are_python_literals_or_text(text, value):
+    ((name, found),) = reproduce.arguments(["--set", f"a={text}"]).set
+    assert (name, found, type(found)) == ("a", value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "t={a: 1"], "'t={a: 1': while parsing a flow mapping"),
+        (["--set", "profile=cpu"], "--set profile=...: it has an option of its own, --profile"),
+        (["--set", "workers=2"], "it has an option of its own, --workers"),
+        (["--set", "a=1", "--set", "a=2"], "--set gives a twice"),
+        *[([option, value], f"invalid {kind} above zero value: '{value}'") for option, kind, value in (
+            ("--timeout", "float", "0"), ("--timeout", "float", "-1"), ("--timeout", "float", "nan"), ("--jobs", "int", "0"),
+        )],
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_command_line_at_fault_is_one_line(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        reproduce.arguments(arguments)
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("seeds=1e-3", "seeds is 0.001, float; its default is 1, int"),
+        ("seeds=true", "seeds is True, bool; its default is 1, int"),
+        ("seeds=010", "seeds is '010', str; its default is 1, int"),
+        ("rates=1", "rates is 1, int; its default is [0.5], list"),
+        ("rates=[a]", r"rates is ['a'], list; its default is [0.5], list"),
+        ("name=3", "name is 3, int; its default is 'x', str"),
+    ],
+)
+def test_a_value_of_another_type_than_the_default_is_refused_before_any_runs(project, capsys, given, message):
+    notebook = write(project / "01_one.ipynb")
+    text = notebook.read_text(encoding="utf-8").replace(
+        "seeds: int = 1  # how many", 'seeds: int = 1\\nrates = [0.5]\\nname = \\"x\\"'
+    )
+    notebook.write_text(text, encoding="utf-8")
+    assert reproduce.main(["--set", given]) == 2
+    assert capsys.readouterr().err == f"reproduce.py: 01_one.ipynb: {message}\n"
+    execute.refuse_undeclared([notebook], {"seeds": 2, "rates": [1, 2.5], "name": "y"})
+
+
+def test_two_notebooks_of_one_number_and_a_file_that_is_none_are_errors(project, capsys):
+    write(project / "01_one.ipynb")
+    (project / "._01_one.ipynb").write_bytes(b"\xff")
+    write(project / "01_my_notes.ipynb")
+    assert reproduce.main([]) == 2
+    assert "01_my_notes.ipynb and 01_one.ipynb have one number; rename one of them" in capsys.readouterr().err
+    (project / "01_my_notes.ipynb").unlink()
+    (project / "02_empty.ipynb").touch()
+    assert reproduce.main([]) == 2
+    assert "02_empty.ipynb cannot be read as a notebook" in capsys.readouterr().err
+
+
+def test_the_kernel_is_this_interpreter_and_paths_mean_what_they_mean_here(tmp_path, monkeypatch):
+    kernels = tmp_path / "kernels" / "python3"
+    kernels.mkdir(parents=True)
+    spec = {"argv": ["/deleted/env/bin/python", "-m", "ipykernel_launcher", "-f", "{connection_file}"], "language": "python"}
+    (kernels / "kernel.json").write_text(json.dumps(spec | {"display_name": "another environment's"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GLORA_DATA_DIR", "my data")
+    notebook = write(
+        tmp_path / "nb" / "01_one.ipynb", "import os, sys", "print(sys.executable)", "print(os.environ['GLORA_DATA_DIR'])"
+    )
+    assert not execute.run(notebook, {}, tmp_path / "out").failure
+    printed = [
+        cell.outputs[0].text.strip() for cell in nbformat.read(tmp_path / "out/01_one.ipynb", 4).cells if cell.get("outputs")
+    ]
+    assert printed == [sys.executable, str(tmp_path / "my data")]
+
+
+def test_a_place_that_cannot_be_written_to_is_a_failure_that_says_so(tmp_path):
+    (tmp_path / "out").write_text("a file")
+    outcome = execute.run(write(tmp_path / "nb" / "01_one.ipynb"), {}, tmp_path / "out" / "smoke")
+    assert outcome.failure.startswith(f"nothing can be written to {tmp_path / 'out' / 'smoke'}")
 
 
 def test_ends_with_the_records_and_says_which_are_new(project, monkeypatch, capsys):
@@ -156,3 +250,35 @@ def test_ends_with_the_records_and_says_which_are_new(project, monkeypatch, caps
         ["vtab1k", 0, False],
         ["vtab1k", 1, True],
     ]
+
+
+def test_a_device_that_is_not_here_is_refused_before_any_notebook_runs(project, monkeypatch, capsys):
+    write(project / "01_one.ipynb")
+    monkeypatch.setenv("DEVICE", "auto")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert reproduce.main(["--device", "cuda"]) == 2
+    assert "reproduce.py: DEVICE=cuda asks for a GPU" in capsys.readouterr().err
+    assert not (project.parent / "out").exists()
+
+
+def test_in_some_minutes_runs_are_computed_in_order_until_time_is_up(project, monkeypatch, capsys):
+    monkeypatch.setattr(record_module, "ROOT", project.parent)
+    monkeypatch.setattr("glora_lib.runs.run.CACHE", project.parent / "cache")
+    runs = [Run("minutes", "gratings", "linear", SMOKE, seed) for seed in range(3)]
+    monkeypatch.setattr(reproduce, "plan", lambda profile: runs)
+    assert reproduce.main(["--profile", "smoke", "--minutes", "10"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "3 runs have no record; on cpu, for 10 minutes"
+    assert [line.split(":")[0] for line in lines[1:4]] == [f"minutes/gratings--linear--smoke--s{seed}" for seed in range(3)]
+    assert lines[-1] == "3 new records, 0 runs are left"
+    more = [*runs, *(Run("minutes", "gratings", "linear", SMOKE, seed) for seed in (3, 4))]
+    monkeypatch.setattr(reproduce, "plan", lambda profile: more)
+    assert reproduce.main(["--profile", "smoke", "--minutes", "1e-9"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "0 new records, 2 runs are left"
+    assert [run.exists() for run in more] == [True, True, True, False, False]
+
+
+def test_where_only_runs_are_computed_no_package_of_notebooks_is_needed():
+    program = "import sys, reproduce; reproduce.arguments(['--minutes', '1']); print(*sys.modules)"
+    loaded = set(subprocess.check_output([sys.executable, "-c", program], cwd=ROOT, text=True).split())
+    assert not {"papermill", "nbformat", "nbconvert", "sphinx", "ipykernel", "matplotlib", "seaborn"} & loaded

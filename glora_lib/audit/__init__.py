@@ -4,11 +4,12 @@
 
 sources: the CSV files · judge: from numbers to verdicts · table1, tables, protocol: the papers' own tables and settings ·
 counts: search space and sizes · dimensions, equations, superset: Eq. 10 to 14, fusion, reductions · selection: a simulation ·
-superlora · measured: our records · desk: the table of verdicts · coverage, checklist, findings, report: what a reviewer reads.
+superlora · intervals, measured: our records · desk: the table of verdicts and its parts · coverage, checklist, findings,
+report: what a reviewer reads.
 """
 
 from glora_lib.audit import checklist, coverage, dimensions, findings, report, selection, superlora, superset, table1, tables
-from glora_lib.audit.desk import CHECKS, select, tally, verdicts
-from glora_lib.audit.judge import VERDICTS, number
+from glora_lib.audit.desk import CHECKS, PARTS, part, select, tally, verdicts
+from glora_lib.audit.judge import AT_SCALE, EXACT, VERDICTS, number
 from glora_lib.audit.sources import BASES, KINDS, PAPERS, claims, reported
 from glora_lib.measures.sizes import mean_subnet, supernet_size, vit_b_shapes

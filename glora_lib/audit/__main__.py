@@ -1,16 +1,16 @@
-"""Print the verdict table as Markdown, or hold the README's summary current.
+"""Print the verdicts as Markdown, or hold the README's summary current.
 
-python -m glora_lib.audit                         every claim
+python -m glora_lib.audit                         both tallies, then every claim, part by part
 python -m glora_lib.audit --source superlora --verdict off
 python -m glora_lib.audit --check                 exit 1 if the README is stale
-python -m glora_lib.audit --write                 bring the README up to date, write out/<profile>/verdicts.html
+python -m glora_lib.audit --write                 bring the README up to date
 """
 
 import argparse
 import sys
 
-from glora_lib.audit.desk import select, verdicts
-from glora_lib.audit.report import MEND, linked, markdown, stale, write, write_page
+from glora_lib.audit.desk import PARTS, part, select, verdicts
+from glora_lib.audit.report import MEND, linked, markdown, stale, tallies, write
 from glora_lib.runs.profile import PROFILES
 
 
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--verdict", default="")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--check", action="store_true", help="fail if the README's summary is stale")
-    action.add_argument("--write", action="store_true", help="write the README's summary and the page of HTML")
+    action.add_argument("--write", action="store_true", help="write the README's summary")
     args = parser.parse_args(argv)
     if args.check:
         if stale():
@@ -32,14 +32,19 @@ def main(argv: list[str] | None = None) -> int:
         print("the verdicts in README.md are current")
     elif args.write:
         write()
-        print(f"README.md is current; {write_page(args.profile)}")
+        print("README.md is current")
     else:
+        table = verdicts(args.profile)
         try:
-            table = select(verdicts(args.profile), args.source, args.kind, args.verdict)
+            chosen = select(table, args.source, args.kind, args.verdict)
         except ValueError as error:
             print(error, file=sys.stderr)
             return 2
-        print(markdown(linked(table)))
+        if len(chosen) == len(table):
+            print(tallies(table))
+        for name, title in PARTS.items():
+            if len(rows := part(chosen, name)):
+                print(f"\n**{title}**\n\n{markdown(linked(rows, name))}")
     return 0
 
 

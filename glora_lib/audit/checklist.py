@@ -4,9 +4,12 @@ from importlib.metadata import PackageNotFoundError, metadata
 
 import pandas as pd
 
-from glora_lib.audit.measured import SEEDS
+from glora_lib.audit.desk import PARTS, part
+from glora_lib.audit.intervals import SEEDS
+from glora_lib.measures.origin import by_pip_alone
+from glora_lib.measures.transfer import by_shots
 from glora_lib.paths import DATA
-from glora_lib.recompute import AGAIN, compare
+from glora_lib.runs.recompute import AGAIN, compare
 from glora_lib.runs.record import all_results
 
 
@@ -35,9 +38,9 @@ def licences() -> pd.DataFrame:
 
 def checklist(verdicts: pd.DataFrame, profile: str) -> pd.DataFrame:
     """Return question, answer, detail: computed from the records of a profile and from its verdicts."""
-    table, tally = all_results(profile), verdicts["verdict"].value_counts()
+    table = all_results(profile)
     origin = pd.DataFrame([record.provenance for record in table["record"]])
-    seeds = table[table["experiment"] != AGAIN].groupby(["experiment", "task", "method"])["seed"].nunique()
+    seeds = seeds_of_rows(table)
     selected = table["selected_on"].value_counts()
     cost = spent(profile)
     clean = origin.empty or not origin["dirty"].any()
@@ -45,15 +48,19 @@ def checklist(verdicts: pd.DataFrame, profile: str) -> pd.DataFrame:
     oracle = table[table["selected_on"].str.startswith("test", na=False)]
     again, paper = compare(profile), len(all_results("paper"))
     bounds = set(oracle["experiment"]) == {"controls"}
-    undecided = verdicts.query("verdict == 'not testable'")
-    against = int(verdicts["verdict"].isin(["contradicted", "off"]).sum())
+    undecided = verdicts["verdict"].isin(["not testable", "not testable here"])
+    tallies = {name: part(verdicts, name)["verdict"].value_counts() for name in PARTS if name in ("exact", "at scale")}
+    against = tallies["exact"].get("contradicted", 0) + tallies["exact"].get("off", 0)
+    plain = int(table["task"].map(by_pip_alone).sum())
     rows = [
         (
             "Do the claims match the evidence?",
             "in part" if against else "yes",
-            ", ".join(f"{n} {verdict}" for verdict, n in tally.items()),
+            "; ".join(
+                f"{name}: " + ", ".join(f"{n} {verdict}" for verdict, n in counted.items()) for name, counted in tallies.items()
+            ),
         ),
-        ("Are limits stated?", "yes", f"{len(undecided)} claims are not testable, each with its reason"),
+        ("Are limits stated?", "yes", f"{undecided.sum()} claims are not testable, each with its reason"),
         (
             "Are assumptions of theory checked?",
             "yes",
@@ -69,6 +76,11 @@ def checklist(verdicts: pd.DataFrame, profile: str) -> pd.DataFrame:
             "Are there error bars?",
             _yes(bool((seeds >= SEEDS).all()), table),
             f"{(seeds >= SEEDS).sum()} of {len(seeds)} rows have {SEEDS} seeds",
+        ),
+        (
+            "Is pip enough to run everything again?",
+            _yes(plain == len(table), table),
+            f"{len(table) - plain} of {len(table)} records need a Debian package or a folder of images",
         ),
         (
             "Was anything selected on test data?",
@@ -92,6 +104,17 @@ def checklist(verdicts: pd.DataFrame, profile: str) -> pd.DataFrame:
         ("Has it been run at the paper's scale?", "yes" if paper else "no", f"{paper} records"),
     ]
     return pd.DataFrame(rows, columns=["question", "answer", "detail"])
+
+
+def seeds_of_rows(table: pd.DataFrame) -> pd.Series:
+    """Return how many seeds each row has: experiment, task and method; a few-shot point is a row whatever its draws are named.
+
+    Runs that were computed again are no rows.
+    """
+    table = table[table["experiment"] != AGAIN]
+    few_shot = by_shots(table)
+    rows = pd.concat([table.drop(few_shot.index), few_shot])
+    return rows.groupby(["experiment", "task", "method"])["seed"].nunique()
 
 
 def _yes(holds: bool, table: pd.DataFrame) -> str:

@@ -1,15 +1,24 @@
-"""The verdict table: every claim with what came out here, its verdict, and where the evidence is."""
+"""The verdict table: every claim with what came out here, its verdict, and where the evidence is; its four parts, tallied."""
 
 import pandas as pd
 
 from glora_lib.audit import counts, dimensions, equations, measured, protocol, selection, superlora, superset, table1, tables
-from glora_lib.audit.judge import VERDICTS, Check
+from glora_lib.audit.judge import OWN, VERDICTS, Check, Judged
 from glora_lib.audit.sources import PAPERS, claims
 from glora_lib.paths import NOTEBOOKS
 
-COLUMNS = ["id", "place", "reported", "ours", "verdict", "evidence", "source", "kind", "basis"]
-PARTS = (table1, tables, protocol, counts, dimensions, equations, superset, selection, superlora, measured)
-CHECKS: dict[str, Check] = {identity: check for part in PARTS for identity, check in part.CHECKS.items()}
+COLUMNS = [
+    *("id", "place", "reported", "ours", "verdict", "evidence", "source", "kind", "basis"),
+    *("by_task", "by_pip", "visible", "scale"),  # of runs at another scale, `judge.Judged`
+]
+PARTS = {
+    "exact": "Exact checks: equations, counts, arithmetic, code, and what reviewers objected",
+    "at scale": "Runs at another scale than the papers'",
+    "paper scale": "What only a run at the papers' scale can decide",
+    "ours": "Our own questions, which no sentence of the papers answers; outside both tallies",
+}
+MODULES = (table1, tables, protocol, counts, dimensions, equations, superset, selection, superlora, measured)
+CHECKS: dict[str, Check] = {identity: check for module in MODULES for identity, check in module.CHECKS.items()}
 AVERAGES = "99_verdict.ipynb#Tables-recomputed"  # the evidence of every recomputed average
 
 
@@ -17,20 +26,26 @@ def verdicts(profile: str) -> pd.DataFrame:
     """Return the verdict table of a profile: first the claims, then every printed average of Tables 1, 2 and 6.
 
     Columns: id, place in the paper, reported, ours, verdict, evidence (notebook#section); source, kind and basis as in
-    data/claims.csv. Exact checks run at every call; measured ones read the profile's records.
+    data/claims.csv, where a printed average has the kind "average"; by_task, by_pip, visible and scale of `judge.Judged`.
+    Exact checks run at every call; measured ones read the profile's records.
     """
     rows = [judged(claim, profile) for _, claim in claims().iterrows()]
     for row in tables.recomputed().itertuples():
-        extra = ("glora-iclr", "arithmetic", "internal")
+        extra = ("glora-iclr", "average", "internal", "", "", "", "")
         rows.append((row.id, row.place, f"{row.reported:g}", f"{row.ours:.2f}", row.verdict, f"notebooks/{AVERAGES}", *extra))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def judged(claim: pd.Series, profile: str) -> tuple:
     """Return one row of the verdict table. A claim with a reason why it cannot be tested is not testable, whatever else."""
-    ours, verdict = (claim["why_not"], "not testable") if claim["why_not"] else CHECKS[claim.name](claim, profile)
+    if claim["why_not"]:
+        found = Judged(claim["why_not"], "not testable here" if claim["kind"] == "measured" else "not testable")
+    else:
+        found = Judged(*CHECKS[claim.name](claim, profile))
+    if claim["source"] == "ours":
+        found = found._replace(verdict=OWN.get(found.verdict, found.verdict))
     about = (claim["source"], claim["kind"], claim["basis"])
-    return (claim.name, claim["place"], claim["reported"], ours, verdict, evidence(claim), *about)
+    return (claim.name, claim["place"], claim["reported"], *found[:2], evidence(claim), *about, *found[2:])
 
 
 def evidence(claim: pd.Series) -> str:
@@ -39,6 +54,14 @@ def evidence(claim: pd.Series) -> str:
     if not (NOTEBOOKS / f"{name}.ipynb").exists():
         name, section = "99_verdict", "Every-table-and-figure"
     return f"notebooks/{name}.ipynb" + (f"#{section}" if section else "")
+
+
+def part(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return one of PARTS: evidence of different kinds is never counted together."""
+    if name not in PARTS:
+        raise ValueError(f"no part {name!r}; valid: {', '.join(PARTS)}")
+    part_of = table["kind"].map({"measured": "at scale", "paper-scale": "paper scale"}).fillna("exact")
+    return table[part_of.mask(table["source"] == "ours", "ours") == name]
 
 
 def select(table: pd.DataFrame, source: str = "", kind: str = "", verdict: str = "") -> pd.DataFrame:
@@ -52,8 +75,15 @@ def select(table: pd.DataFrame, source: str = "", kind: str = "", verdict: str =
 
 
 def tally(table: pd.DataFrame, by: str = "kind") -> pd.DataFrame:
-    """Return how many claims have which verdict, a row for each `by`, in the order of first appearance, and their sum."""
+    """Return how many claims of a part have which verdict: a row for each `by`, in the order of first appearance, and a sum.
+
+    Raises ValueError for a table that joins evidence of several kinds.
+    """
+    joined = [name for name in PARTS if len(part(table, name))]
+    if len(joined) > 1:
+        raise ValueError(f"one tally a part; this table joins {', '.join(joined)}")
     found = pd.crosstab(table[by], table["verdict"]).reindex(index=dict.fromkeys(table[by]))
     found = found.reindex(columns=[verdict for verdict in VERDICTS if verdict in found])
-    found.loc["all"] = found.sum()
+    if len(found) > 1:
+        found.loc["all"] = found.sum()
     return found.assign(all=found.sum(axis=1))

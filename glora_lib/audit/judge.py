@@ -1,19 +1,48 @@
-"""From a reported and a recomputed value to a verdict. Pure functions; no verdict is typed by hand."""
+"""From numbers to verdicts: pure functions, one rule for exact checks and one for runs. No verdict is typed by hand."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import pandas as pd
 
-VERDICTS = {
+EXACT = {
     "match": "within the tolerance set beforehand, or the statement holds",
     "near": "within twice the tolerance",
     "off": "farther than twice the tolerance",
-    "direction": "the order holds, the number is another setting's",
-    "contradicted": "the count differs, or the statement does not hold; a measured one: in this profile's setting",
+    "contradicted": "an exact counter-example, or arithmetic that cannot be",
     "not run": "needs records that do not exist, or more seeds",
     "not testable": "nothing here can decide it, and the table says why",
 }
-Check = Callable[[pd.Series, str], tuple[str, str]]  # a claim and a profile's name -> what came out here, and the verdict
+AT_SCALE = {
+    "seen here": "the interval over independent sources lies on the statement's side of zero",
+    "not seen here": "it lies on the other side",
+    "undecided here": "it spans zero, or there is one source: chance alone could turn the difference",
+    "not testable here": "the noise of the measurement is wider than the statement",
+    "not run": "needs records that do not exist, or more seeds",
+}
+OWN = {"match": "holds", "contradicted": "does not hold"}  # of our own questions, where no claim is confirmed or contradicted
+VERDICTS = EXACT | AT_SCALE | dict.fromkeys(OWN.values(), "our own question, answered by an exact check")
+
+
+class Judged(NamedTuple):
+    """What came out here and its verdict; the rest is for runs at another scale than the paper's."""
+
+    ours: str
+    verdict: str
+    by_task: str = ""  # each task once, where tasks share sources of images
+    by_pip: str = ""  # over the sources that need nothing but pip
+    visible: str = ""  # the smallest difference that could have been seen
+    scale: str = ""
+
+
+Check = Callable[[pd.Series, str], tuple]  # a claim and a profile's name -> (ours, verdict) or a Judged
+
+
+def seen(low: float, high: float) -> str:
+    """Return the verdict on an interval of a difference that is positive where the statement holds; NaN: there is none."""
+    if low > 0:
+        return "seen here"
+    return "not seen here" if high < 0 else "undecided here"
 
 
 def number(reported: float, ours: float, tolerance: float) -> str:

@@ -1,22 +1,36 @@
-"""What a reviewer reads: the verdict table as Markdown, the summary in the README, and a page of HTML."""
+"""What a reviewer reads: the verdict table as Markdown and HTML, and the summary in the README."""
 
 import html
 from pathlib import Path
 
 import pandas as pd
 
-from glora_lib.audit.checklist import checklist, licences, spent
-from glora_lib.audit.coverage import coverage
-from glora_lib.audit.desk import tally, verdicts
+from glora_lib.audit.desk import PARTS, part, tally, verdicts
 from glora_lib.audit.findings import findings
-from glora_lib.audit.judge import VERDICTS
-from glora_lib.audit.sources import BASES, PAPERS
-from glora_lib.paths import OUT, ROOT
+from glora_lib.audit.sources import claims
+from glora_lib.paths import ROOT
+from glora_lib.runs.profile import PAPER, PROFILES
+from glora_lib.runs.record import all_results
 
 README = ROOT / "README.md"
 BEGIN, END = "<!-- verdicts: python -m glora_lib.audit --write -->", "<!-- end of verdicts -->"
 MEND = "python -m glora_lib.audit --write"
-SHOWN = ["id", "place", "reported", "ours", "verdict", "evidence"]
+COLUMNS = {
+    "exact": {
+        "id": "id",
+        "place": "place",
+        "reported": "reported",
+        "ours": "ours",
+        "verdict": "verdict",
+        "evidence": "evidence",
+    },
+    "at scale": {
+        **{"id": "id", "place": "place", "reported": "statement", "ours": "by source of images", "by_task": "by task"},
+        **{"by_pip": "with pip's images alone", "visible": "smallest visible", "verdict": "verdict", "scale": "scale"},
+        "evidence": "evidence",
+    },
+}  # a column of the verdict table -> its title; the other parts have those of the exact checks, the scale where there is one
+ORDER = ("contradicted", "off", "near", "match", "not testable", "not run")
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -27,32 +41,71 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def linked(table: pd.DataFrame, to: str = "") -> pd.DataFrame:
-    """Return the verdict table's shown columns with the evidence as a link, relative to a file of the root, or from `to`."""
-    shown = table[SHOWN].copy()
-    names = shown["evidence"].str.removeprefix("notebooks/")
-    shown["evidence"] = [f"[{name}]({to}{path})" for name, path in zip(names, shown["evidence"], strict=True)]
-    return shown
+def columns_of(name: str, table: pd.DataFrame) -> dict[str, str]:
+    """Return the columns of a part that are shown, with their titles; those of runs only where some row has them."""
+    if name in ("at scale", "ours"):
+        return {key: title for key, title in COLUMNS["at scale"].items() if (table[key] != "").any()}
+    return COLUMNS["exact"]
+
+
+def linked(table: pd.DataFrame, name: str, to: str = "") -> pd.DataFrame:
+    """Return a part's shown columns with the evidence as a link, relative to a file of the root, or from `to`."""
+    shown = table[list(columns_of(name, table))].copy()
+    shown["evidence"] = [f"[{label(path)}]({to}{path})" for path in shown["evidence"]]
+    return shown.rename(columns=COLUMNS["at scale"] if "visible" in shown else columns_of(name, table))
+
+
+def label(path: str) -> str:
+    """Return what a link to evidence says: "03, The number of subnets"."""
+    notebook, _, section = path.removeprefix("notebooks/").partition("#")
+    return ", ".join(filter(None, (notebook[:2], section.replace("-", " "))))
+
+
+def tallies(table: pd.DataFrame) -> str:
+    """Return the two tallies in Markdown, and a line on what only the papers' scale can decide. There is no grand total."""
+    lines = []
+    for name in ("exact", "at scale"):
+        counted = tally(part(table, name)).rename_axis("claims").reset_index()
+        lines += [f"**{PARTS[name]}**", "", markdown(counted), ""]
+    rest = part(table, "paper scale")["verdict"].value_counts()
+    return "\n".join([*lines, f"{PARTS['paper scale']}: " + ", ".join(f"{n} {verdict}" for verdict, n in rest.items()) + "."])
+
+
+def at_scale(table: pd.DataFrame) -> str:
+    """Return the rows of runs, then our own questions, in Markdown."""
+    lines = [markdown(linked(part(table, "at scale"), "at scale")), "", PARTS["ours"] + ":", ""]
+    own = part(table, "ours")
+    return "\n".join([*lines, markdown(linked(own[own["kind"] == "measured"], "ours"))])
+
+
+def scaled(profile: str) -> bool:
+    """Whether a profile has records that are compared with the papers at another scale than theirs."""
+    return PROFILES[profile].compared and PROFILES[profile] is not PAPER and len(all_results(profile)) > 0
 
 
 def summary(profile: str = "cpu") -> str:
-    """Return the README's block without its markers: how many claims have which verdict, findings, measured claims."""
+    """Return the README's block without its markers: both tallies, findings, and what the runs of each profile say."""
     table = verdicts(profile)
-    counted = tally(table).rename_axis("claims").reset_index()
     lines = [
-        f"{len(table)} claims and printed averages of {len(PAPERS)} sources, with the records of the {profile} profile. "
-        "`python -m glora_lib.audit` prints all of them; [notebook 99](notebooks/99_verdict.ipynb) has quotes and evidence.",
+        f"{len(claims())} facts, each once with all the places that state it, and every printed average. A verdict on an exact "
+        f"check and one on runs at another scale are different things and are never added up. The tallies are those of the "
+        f"{profile} profile; `python -m glora_lib.audit` prints every row, [notebook 99](notebooks/99_verdict.ipynb) has the "
+        "quotes and the evidence.",
         "",
-        markdown(counted),
+        tallies(table),
         "",
         *(f"{number}. {finding}" for number, finding in enumerate(findings(), 1)),
-        "",
-        f"What the runs of the {profile} profile say of the papers' claims, on its own tasks and backbone. A difference is "
-        "GLoRA's test accuracy minus the other's, with a 95 % interval over tasks, sets or targets, or over the seeds of a "
-        "single one. The verdict goes by its sign; where the interval spans zero, chance alone could turn it:",
-        "",
-        markdown(linked(table[table["kind"] == "measured"])),
     ]
+    for name in (profile, *(other for other in PROFILES if other != profile and scaled(other))):
+        lines += [
+            "",
+            f"**What the runs of the {name} profile say.** A difference is GLoRA's test accuracy minus the other's in points, "
+            "with a 95 % interval over independent sources of images; *smallest visible* is the smallest difference that such "
+            "an interval would have told from zero. One rule for all rows: `seen here` if the interval lies on the statement's "
+            "side of zero, `not seen here` on the other, else `undecided here`. It says nothing of a ViT-B at 224 pixels.",
+            "",
+            at_scale(table if name == profile else verdicts(name)),
+        ]
     return "\n".join(lines)
 
 
@@ -76,40 +129,28 @@ def write(path: Path = README, profile: str = "cpu") -> None:
     path.write_text(f"{before}{BEGIN}\n{summary(profile)}\n{END}{after}", encoding="utf-8")
 
 
-def page(profile: str) -> str:
-    """Return the desk as one page of HTML that needs no other file."""
-    table = verdicts(profile)
-    parts = [f"<h1>Every claim, checked ({profile})</h1>", "<h2>Findings</h2>", _list(findings())]
-    parts += [
-        "<h2>Verdicts</h2>",
-        _frame(tally(table).rename_axis("claims").reset_index()),
-        _list(f"{k}: {v}" for k, v in VERDICTS.items()),
-    ]
-    for source, name in PAPERS.items():
-        parts += [f"<h3>{html.escape(name)}</h3>", _frame(table[table["source"] == source][[*SHOWN, "kind", "basis"]])]
-    parts += [_list(f"basis {basis}: {meaning}" for basis, meaning in BASES.items())]
-    parts += ["<h2>Every table and figure</h2>", _frame(coverage(table, profile))]
-    parts += ["<h2>Checklist</h2>", _frame(checklist(table, profile)), "<h2>Compute</h2>", _frame(spent(profile).round(2))]
-    parts += ["<h2>Licences</h2>", _frame(licences())]
-    style = (
-        "body{font:15px sans-serif;max-width:75em;margin:2em auto}td,th{padding:.3em .6em;text-align:left;vertical-align:top}"
-    )
-    style += "table{border-collapse:collapse}tr{border-top:1px solid #ccc}"
-    head = f'<meta charset="utf-8"><title>Verdicts</title><style>{style}</style>'
-    return f"<!doctype html><html><head>{head}</head><body>{''.join(parts)}</body></html>\n"
+def page(table: pd.DataFrame, name: str, to: str = "../") -> str:
+    """Return a part as HTML: a row a fact, disagreements first, its quote, check and tolerance folded below its id.
 
-
-def write_page(profile: str) -> Path:
-    """Write the page to out/<profile>/verdicts.html; return its path."""
-    path = OUT / profile / "verdicts.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(profile), encoding="utf-8")
-    return path
-
-
-def _list(items) -> str:
-    return "<ul>" + "".join(f"<li>{html.escape(item)}</li>" for item in items) + "</ul>"
-
-
-def _frame(table: pd.DataFrame) -> str:
-    return table.to_html(index=False, border=0)
+    A field above the table hides the rows that lack what is typed. Links lead from `to`.
+    """
+    said = claims()
+    rows = table.sort_values("verdict", key=lambda c: c.map({v: i for i, v in enumerate(ORDER)}).fillna(-1), kind="stable")
+    columns = columns_of(name, rows)
+    beside = {key: columns.pop(key) for key in ("by_task", "by_pip") if key in columns}  # below the numbers that decide
+    head = "".join(f"<th>{html.escape(title)}</th>" for title in columns.values())
+    body = []
+    for row in rows.to_dict("records"):
+        cells = {key: html.escape(str(row[key])) for key in columns}
+        cells["evidence"] = f'<a href="{to}{row["evidence"]}">{html.escape(label(row["evidence"]))}</a>'
+        cells["ours"] += "".join(f"<br><i>{title}:</i> {html.escape(row[key])}" for key, title in beside.items() if row[key])
+        if row["id"] in said.index:
+            claim = said.loc[row["id"]]
+            words = f"<q>{html.escape(claim['quote'])}</q><br>Check: {html.escape(claim['check'])}"
+            words += f"<br>Tolerance {claim['tolerance']}; basis: {claim['basis']}"
+            cells["id"] = f"<details><summary>{cells['id']}</summary>{words}</details>"
+        body.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells.values()) + "</tr>")
+    hide = "const s=this.value.toLowerCase();for(const r of this.nextElementSibling.tBodies[0].rows)"
+    hide += "r.hidden=!r.textContent.toLowerCase().includes(s)"
+    field = f'<input type="search" aria-label="filter" placeholder="filter these {len(rows)} rows" oninput="{hide}">'
+    return f'<div class="claims">{field}<table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'

@@ -12,6 +12,7 @@ PAPERS = {
     "glora-v1": "GLoRA, arXiv:2306.07967v1",
     "superlora": "SuperLoRA, BMVC 2024 (TR2024-156)",
     "reviews": "Reviewers of GLoRA, ICLR 2024",
+    "ours": "Our own questions, which no sentence of the papers answers",
 }
 KINDS = ("arithmetic", "equation", "count", "code", "simulation", "measured", "paper-scale", "objection")
 BASES = {
@@ -26,8 +27,10 @@ BASES = {
 def claims() -> pd.DataFrame:
     """Return data/claims.csv, indexed by id, every entry as text.
 
-    Columns: source (a key of PAPERS), place, quote (exact), kind, basis, reported, tolerance (set before anything was
-    computed), check (how it is checked), notebook and section (where the evidence is), why_not (for what cannot be tested).
+    One row a fact. Columns: source (a key of PAPERS; "ours" is a question that the quote prompts and does not answer), place
+    (all places that say it, "; " between them), quote (exact; "[...]" joins two), kind, basis, reported, tolerance (set before
+    anything was computed), check (how it is checked), notebook and section (where the evidence is), why_not (for what cannot
+    be tested).
     """
     return _read(DATA / "claims.csv").set_index("id")
 

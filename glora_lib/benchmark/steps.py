@@ -15,6 +15,7 @@ from glora_lib.glora.model import AdaptedModel, adapt, fuse
 from glora_lib.glora.space import Choice, Space
 from glora_lib.methods import METHODS
 from glora_lib.training.batch import PART, Gradients, autocast
+from glora_lib.training.head import head_parameters
 from glora_lib.training.loop import adamw
 
 RANK = 8  # of the fixed configuration and of LoRA
@@ -80,7 +81,9 @@ def step(
     """
     images, labels = data or setting.images()
     trained = {name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad}
-    optimizer = adamw(trained, setting.profile) if own else torch.optim.AdamW(trained.values(), lr=1e-4, weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(trained.values(), lr=1e-4, weight_decay=1e-4)
+    if own:
+        optimizer = adamw(trained, setting.profile, head_parameters(net))
     space = Space(net.layer_names, setting.profile.ranks) if isinstance(net, AdaptedModel) else None
     sampled = space is not None and all(choice == Choice() for choice in net.config.values())
     gradients = Gradients(net, dtype, part_size)

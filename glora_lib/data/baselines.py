@@ -24,17 +24,18 @@ def raw_pixels(task: Task) -> dict[str, float]:
     ConvergenceWarning: its accuracy would depend on the machine's rounding.
     """
     train, val, test = (vectors(images) for images in (task.train, task.val, task.test))
-    neighbours = [KNeighborsClassifier(k).fit(*train) for k in NEIGHBOURS]
+    neighbours = [KNeighborsClassifier(k).fit(*train) for k in NEIGHBOURS if k <= len(train[1])]
     # all components: a rotation, after which the regression is the same and has no more dimensions than images
     rotation = PCA(svd_solver="full").fit(train[0])
     rotated, rotated_val, rotated_test = ((rotation.transform(pixels), labels) for pixels, labels in (train, val, test))
+    moving = np.ptp(train[0], axis=0) > 0  # a pixel that never changes says nothing, and scikit-learn warns of it
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
         solver = {"solver": "newton-cg", "max_iter": STEPS}  # lbfgs needs a thousand and more on some tasks
         regressions = [LogisticRegression(C=strength, **solver).fit(*rotated) for strength in STRENGTHS]
     return {
         "chance": float(np.bincount(test[1]).max() / len(test[1])),
-        "nearest centroid": float(NearestCentroid().fit(*train).score(*test)),
+        "nearest centroid": float(NearestCentroid().fit(train[0][:, moving], train[1]).score(test[0][:, moving], test[1])),
         "nearest neighbours": float(max(neighbours, key=lambda model: model.score(*val)).score(*test)),
         "logistic regression": float(max(regressions, key=lambda model: model.score(*rotated_val)).score(*rotated_test)),
     }

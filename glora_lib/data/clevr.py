@@ -5,10 +5,10 @@ Count: the number of objects minus three. Dist: the depth of the nearest object 
 """
 
 import hashlib
-import os
 import zipfile
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from glora_lib import paths
 from glora_lib.data import clevr_scene
 from glora_lib.data.clevr_scene import FEWEST, MOST, nearest_depth, render
 from glora_lib.data.task import Task, from_arrays
+from glora_lib.training.files import replacing
 
 SIZES = {"train": 800, "val": 200, "test": 2000}
 THRESHOLDS = (0.0, 8.0, 8.5, 9.0, 9.5, 10.0, 100.0)
@@ -71,10 +72,12 @@ def cached(name: str, image: Callable, classes: int, sizes: dict[str, int] = SIZ
     splits = {split: render_split(image, classes, split, size) for split, size in sizes.items()}
     arrays = {split: images for split, (images, _) in splits.items()}
     arrays |= {f"{split}_labels": labels for split, (_, labels) in splits.items()}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(f".{os.getpid()}.npz")
-    np.savez_compressed(temporary, **arrays)
-    os.replace(temporary, file)
+    with (
+        suppress(OSError),
+        replacing(file) as temporary,
+        temporary.open("wb") as stream,
+    ):  # rendered anew where it cannot be kept
+        np.savez_compressed(stream, **arrays)
     return splits
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from glora_lib.data.folder import MEMORY, from_rows, lines, read_list
+from glora_lib.data.folder import MEMORY, from_rows, lines, numbered, read_list
 from glora_lib.data.task import DataError, Images, Task
 
 # The five sets of the paper's Fig. 2 and ImageNet, by folder; annotations of NOAH's archive write some names otherwise.
@@ -90,7 +90,7 @@ def load_lists(
         raise DataError(f"{root / 'classes.txt'} names {len(titles)} classes, and {root.name} has {known}; mend or delete it")
     files = {"train": train, "val": "val_meta.list", "test": "test_meta.list"}
     lists = {split: read_list(root, f"annotations/{file}", known, seen, FOLDERS) for split, file in files.items()}
-    known = known or 1 + max(label for rows in lists.values() for _, label, _ in rows)
+    known = known or len(numbered(lists, root))
     titles = titles or [(str(label), str(label)) for label in range(known)]
     if wnids:
         codes = [code for code, _ in titles]

@@ -8,6 +8,9 @@ has one class name a line. `train800val200.txt` repeats the first two lists and 
 """
 
 import hashlib
+import os
+import unicodedata
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -17,7 +20,9 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from glora_lib.data.task import DataError, Images, Task, resize
+from glora_lib.data.notes import Row, notes_of
+from glora_lib.data.pixels import rgb
+from glora_lib.data.task import DataError, DataWarning, Images, Task, resize
 
 LISTS = {"train": "train800.txt", "val": "val200.txt", "test": "test.txt"}
 # The number of classes of each task that is known by name: VTAB's natural, specialized and structured ones.
@@ -36,9 +41,6 @@ STRUCTURED = {
 CLASSES = {**NATURAL, **SPECIALIZED, **STRUCTURED}
 MEMORY = 4 * 2**30  # bytes; a larger split is decoded at every reading: dSprites' test set needs 11 GB at 224 pixels
 MEND = "unpack the task's folder again, or see data/README.md for where it comes from"
-
-
-Row = tuple[Path, int, str]  # an image, its label, and the list and line that name it
 
 
 class Files:
@@ -60,17 +62,17 @@ def decode(path: Path, where: str = "") -> Image.Image:
     """Return the image at `path` in RGB; `where` names the list and line that asked for it, for the error."""
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            return rgb(image)
     except FileNotFoundError:
         raise DataError(f"{where or path}: there is no image {path}; {MEND}") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders raise whatever they like
         raise DataError(f"{where or path}: cannot read the image {path} ({error}); {MEND}") from error
 
 
 def lines(file: Path) -> list[str]:
     """Return the lines of a text file without their ends."""
     try:
-        return file.read_text(encoding="utf-8").splitlines()
+        return file.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise DataError(f"{file} is missing: a task needs {', '.join(LISTS.values())}; {MEND}") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -83,8 +85,9 @@ def read_list(root: Path, name: str, classes: int | None, seen: dict[Path, str],
     `classes` bounds the labels, where it is known. `seen` collects each image's place over the lists of a task, to find
     one that is listed twice: a training image in the test list would make the accuracy meaningless. The lines' paths are
     relative to the first of the `folders` in `root` that has the image. A path may have blanks: the last one ends it.
+    What a line says must stay inside `root`; images and folders may be links to another place.
     """
-    root, rows = root.resolve(), []
+    root, rows = root.absolute(), []
     for number, line in enumerate(lines(root / name), start=1):
         if not line.strip():
             continue
@@ -95,12 +98,13 @@ def read_list(root: Path, name: str, classes: int | None, seen: dict[Path, str],
             raise DataError(f"{where}: expected {example}, found {line!r}; {MEND}")
         if classes is not None and int(label) >= classes:
             raise DataError(f"{where}: label {label} is out of range; {root.name} has labels 0 to {classes - 1}; {MEND}")
-        places = (root / folder / relative.strip() for folder in folders)
-        path = next((place for place in places if place.is_file()), root / relative.strip()).resolve()
-        if Path(relative).is_absolute() or not path.is_relative_to(root):
+        inside = os.path.normpath(relative.strip())
+        if Path(inside).is_absolute() or inside.split(os.sep)[0] == "..":
             raise DataError(f"{where}: the path {relative!r} leaves the task's folder; write it relative to {root}")
+        places = (Path(os.path.normpath(root / folder / inside)) for folder in folders)
+        path = next((place for place in places if place.is_file()), root / inside)
         if not path.is_file():
-            raise DataError(f"{where}: there is no image {relative!r} in {root}; {MEND}")
+            raise DataError(f"{where}: there is no image {relative!r} in {root}; {_cause(root, inside)}")
         if path in seen:
             raise DataError(f"{where}: the image {relative!r} is already listed in {seen[path]}; keep it in one list")
         seen[path] = where
@@ -108,6 +112,16 @@ def read_list(root: Path, name: str, classes: int | None, seen: dict[Path, str],
     if not rows:
         raise DataError(f"{root / name} is empty: expected lines such as 'images/test/000000.jpg 3'; {MEND}")
     return rows
+
+
+def _cause(root: Path, relative: str) -> str:
+    """Return what most likely keeps an image from being found, and the mend."""
+    if "\\" in relative:
+        return "the path has backslashes: write it with /"
+    for form in ("NFC", "NFD"):
+        if (root / unicodedata.normalize(form, relative)).is_file():
+            return f"it is there under the same letters in another form of Unicode ({form}): convert the list to that"
+    return MEND
 
 
 def class_names(root: Path, expected: int | None) -> tuple[str, ...] | None:
@@ -136,19 +150,38 @@ def load_folder(root: str | Path, size: int, memory: int = MEMORY) -> Task:
     names, seen = class_names(root, known), {}
     lists = {split: read_list(root, file, len(names) if names else None, seen) for split, file in LISTS.items()}
     if names is None:
-        names = tuple(map(str, range(1 + max(label for rows in lists.values() for _, label, _ in rows))))
+        names = numbered(lists, root)
     group = "specialized" if root.name in SPECIALIZED else "structured" if root.name in STRUCTURED else "natural"
     return from_rows(root.name, group, "cifar" if root.name == "cifar10" else "", names, lists, size, memory)
+
+
+def numbered(lists: Mapping[str, Sequence[Row]], root: Path) -> tuple[str, ...]:
+    """Return as many classes as the largest label needs, named by their numbers; `DataError` if there are fewer images."""
+    rows = [row for part in lists.values() for row in part]
+    _, label, where = max(rows, key=lambda row: row[1])
+    if label >= len(rows):
+        raise DataError(
+            f"{where}: the label {label} would make {label + 1:,} classes of {len(rows):,} images; number them from 0, or name "
+            f"them in {root / 'classes.txt'}"
+        )
+    return tuple(map(str, range(label + 1)))
 
 
 def from_rows(
     name: str, group: str, stands_for: str, names: tuple[str, ...], lists: Mapping[str, Sequence[Row]], size: int,
     memory: int = MEMORY, change_test: Callable = lambda image: image,
 ) -> Task:  # fmt: skip
-    """Return the task of the rows of each split; `change_test` is applied to each test image before it is resized."""
+    """Return the task of the rows of each split; `change_test` is applied to each test image before it is resized.
+
+    Its notes say what `notes_of` finds; what makes its accuracy meaningless is a `DataWarning` as well.
+    """
     parts = {split: images_of(rows, size, memory) for split, rows in lists.items() if split != "test"}
     parts["test"] = images_of(lists["test"], size, memory, change_test)
-    return Task(name, group, stands_for, names, sha256=digest_of(lists), **parts)
+    found = hashes_of(lists)
+    notes, grave = notes_of(lists, found, names)
+    for note in grave:
+        warnings.warn(f"{name}: {note}", DataWarning, stacklevel=3)
+    return Task(name, group, stands_for, names, sha256=digest_of(lists, found), notes=(*grave, *notes), **parts)
 
 
 def images_of(rows: Sequence[Row], size: int, memory: int = MEMORY, change: Callable = lambda image: image) -> Images:
@@ -160,10 +193,15 @@ def images_of(rows: Sequence[Row], size: int, memory: int = MEMORY, change: Call
     return Images(raw, [label for _, label, _ in rows])
 
 
-def digest_of(lists: Mapping[str, Sequence[Row]]) -> str:
-    """Return the SHA-256 of the splits' image files and labels."""
-    digest = hashlib.sha256()
+def hashes_of(lists: Mapping[str, Sequence[Row]]) -> dict[str, list[bytes]]:
+    """Return the SHA-256 of each image file, split by split."""
+    return {split: [hashlib.sha256(path.read_bytes()).digest() for path, _, _ in rows] for split, rows in lists.items()}
+
+
+def digest_of(lists: Mapping[str, Sequence[Row]], found: Mapping[str, list[bytes]] | None = None) -> str:
+    """Return the SHA-256 of the splits' image files and labels; `found` is what `hashes_of` gives, if it is known."""
+    digest, found = hashlib.sha256(), found or hashes_of(lists)
     for split, rows in lists.items():
-        for path, label, _ in rows:
-            digest.update(f"{split} {label} ".encode() + hashlib.sha256(path.read_bytes()).digest())
+        for (_, label, _), content in zip(rows, found[split], strict=True):
+            digest.update(f"{split} {label} ".encode() + content)
     return digest.hexdigest()

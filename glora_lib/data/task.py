@@ -1,7 +1,9 @@
 """A task: three splits of labelled images, already at the size that a backbone sees."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +13,16 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from glora_lib.data.pixels import rgb
+
 # timm lists mean = std = 0.5 for the weights that were pretrained on ImageNet-21K. GLoRA, NOAH, FacT and RepAdapter
 # normalise with ImageNet's statistics all the same, so the paper's numbers rest on these.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+
+
+class DataWarning(UserWarning):
+    """Data that can be used, but of which something should be known before their numbers are believed."""
 
 
 class DataError(ValueError):
@@ -72,6 +80,7 @@ class Task:
     val: Images
     test: Images
     sha256: str  # of all images and labels before resizing, so it does not depend on the profile
+    notes: tuple[str, ...] = ()  # what a reader of the data should know, such as pictures that are in train and in test
 
     @property
     def classes(self) -> int:
@@ -82,20 +91,36 @@ class Task:
 def resize(images: Iterable, size: int) -> UInt8[Tensor, "images 3 size size"]:
     """Return the images as uint8 (N, 3, size, size), resized with PIL's bicubic filter (which antialiases).
 
-    `images` yields PIL images or uint8 arrays of shape (H, W) or (H, W, 3). The aspect ratio is not kept: the authors'
-    `Resize((224, 224), interpolation=3)` squeezes every image to the square.
+    `images` yields PIL images or uint8 arrays of shape (H, W) or (H, W, 3); for other kinds of pictures see `pixels.rgb`.
+    The aspect ratio is not kept: the authors' `Resize((224, 224), interpolation=3)` squeezes every image to the square.
     """
 
     def pixels(image) -> np.ndarray:
         image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-        return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+        return np.asarray(rgb(image).resize((size, size), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
 
     # One image at a time: the originals of a large folder would not fit into memory together.
     return torch.from_numpy(np.fromiter(map(pixels, images), np.dtype((np.uint8, (3, size, size)))))
 
 
+@contextmanager
+def kept_arrays() -> Iterator[dict]:
+    """While it lasts, what `from_arrays` is called with stands in the dict: the arrays at their native size."""
+    kept: dict = {}
+    token = _kept.set(kept)
+    try:
+        yield kept
+    finally:
+        _kept.reset(token)
+
+
+_kept: ContextVar[dict | None] = ContextVar("kept", default=None)
+
+
 def from_arrays(name: str, group: str, stands_for: str, class_names: Sequence[str], splits: dict, size: int) -> Task:
     """Return the task of `splits`: {"train" | "val" | "test": (uint8 (N, H, W) or (N, H, W, 3), int (N,))}."""
+    if (kept := _kept.get()) is not None:
+        kept |= {"name": name, "group": group, "stands_for": stands_for, "class_names": class_names, "splits": splits}
     digest, parts = hashlib.sha256(), {}
     for split in ("train", "val", "test"):
         images, labels = splits[split]

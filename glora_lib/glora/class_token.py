@@ -9,10 +9,15 @@ from types import MethodType
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from glora_lib.glora.fusable import HOOKS
+
 
 @contextmanager
 def class_token_alone(model: nn.Module):
-    """While it lasts, the last block of a ViT gives the class token alone, (batch, 1, width). Other models stay as they are."""
+    """While it lasts, the last block of a ViT gives the class token alone, (batch, 1, width). Other models stay as they are.
+
+    So does a model whose last block or norm somebody watches by a hook.
+    """
     if not _reads_class_token(model):
         yield
         return
@@ -28,10 +33,17 @@ def _reads_class_token(model: nn.Module) -> bool:
     """Whether nothing but the class token leaves the blocks; checkpointed blocks run again later, outside of the context."""
     from timm.models.vision_transformer import Block, VisionTransformer  # takes seconds, and whoever has a ViT has it already
 
-    token = isinstance(model, VisionTransformer) and model.global_pool == "token" and model.attn_pool is None
-    return token and type(model.blocks[-1]) is Block and not model.grad_checkpointing
+    # a class derived from it may read more, and so may methods that were replaced on the instance
+    if type(model) is not VisionTransformer or vars(model).keys() & {"forward", "forward_features", "forward_head", "pool"}:
+        return False
+    token = model.global_pool == "token" and model.attn_pool is None and not model.grad_checkpointing
+    block = model.blocks[-1] if len(model.blocks) else None
+    watched = any(
+        getattr(part, name) for name in HOOKS for top in (block, model.norm) if top is not None for part in top.modules()
+    )
+    return token and type(block) is Block and "forward" not in vars(block) and not watched
 
 
-def _forward(block: nn.Module, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch 1 width"]:
-    x = (x + block.drop_path1(block.ls1(block.attn(block.norm1(x)))))[:, :1]
+def _forward(block: nn.Module, x: Float[Tensor, "batch tokens width"], **mask) -> Float[Tensor, "batch 1 width"]:
+    x = (x + block.drop_path1(block.ls1(block.attn(block.norm1(x), **mask))))[:, :1]
     return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))

@@ -32,7 +32,8 @@ def scaled_rows_linear(
     `gain` has an entry for each row of W0, or a single one for all.
     W0 gets no gradient; second derivatives are not defined.
     """
-    return _ScaledRows.apply(x, W0, gain, down, up, bias)
+    # shaped out here: an array that a Function returns as a view must not be changed in place, as an activation may
+    return _ScaledRows.apply(x, W0, gain, down, up, bias).view(*x.shape[:-1], W0.shape[0])
 
 
 class _ScaledRows(torch.autograd.Function):
@@ -54,7 +55,7 @@ class _ScaledRows(torch.autograd.Function):
             y.addmm_(_thin(rows, up.T), down.T)
         ctx.save_for_backward(rows, W0, gain, down, up, plain if keep else None)
         ctx.shape = x.shape
-        return y.view(*x.shape[:-1], W0.shape[0])
+        return y
 
     @staticmethod
     @once_differentiable

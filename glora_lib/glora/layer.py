@@ -17,10 +17,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from glora_lib.glora.fast_linear import scaled_rows_linear
-from glora_lib.glora.space import Choice, lora_rank
+from glora_lib.glora.fusable import StandIn, copy_hooks
+from glora_lib.glora.space import KINDS, Choice, lora_rank
+
+SUPPORT = ("Ad", "Au", "Bd", "Bu", "Cd", "Cu", "D", "E")  # the names of the tensors' storage
 
 
-class GLoRALinear(nn.Module):
+class GLoRALinear(StandIn):
     """A linear layer whose weight and bias are GLoRA's; `use` chooses the form of the support tensors.
 
     Args:
@@ -29,24 +32,27 @@ class GLoRALinear(nn.Module):
         scale_broadcast: divide the vector and scalar forms of B by d1. They add the same number to a whole row of W, that is
             b * sum(x) to an output, so that their effective step is d1 times a single weight's. The functions that can be
             reached, and fusion, stay the same; the paper does not scale.
+        gain_bias: whether a layer without bias gains one where C or E is chosen. If not, it has A and B alone.
 
+    Raises ValueError for a rank that is no positive integer.
     Set the attribute `fast` to False to train the plain formula as it stands.
     """
 
     fast = True
+    kind = "linear"
+    without_bias = "weight"  # the kind of a layer that has none and gains none
 
-    def __init__(self, linear: nn.Linear, rank: int = 8, scale_broadcast: bool = False):
-        super().__init__()
-        if rank < 1:
-            raise ValueError(f"rank must be at least 1, not {rank}")
+    def __init__(self, linear: nn.Linear, rank: int = 8, scale_broadcast: bool = False, gain_bias: bool = True):
+        super().__init__(linear)
+        check_whole(rank, "rank")
         d2, d1 = linear.weight.shape
-        self.in_features, self.out_features, self.rank = d1, d2, rank
-        self.scale_broadcast = scale_broadcast
+        self.rank, self.scale_broadcast = rank, scale_broadcast
+        if linear.bias is None and not gain_bias:
+            self.kind = self.without_bias
         self.W0, self.b0 = linear.weight, linear.bias
         self.W0.requires_grad_(False)
         if self.b0 is not None:
             self.b0.requires_grad_(False)
-        self._cast = None  # W0 in the dtype of autocast, once it was used
         self.formed: tuple[Tensor, Tensor | None] | None = None  # what `effective` returned, for as long as it is kept
 
         def zeros(*shape: int) -> nn.Parameter:
@@ -59,13 +65,29 @@ class GLoRALinear(nn.Module):
         self.D, self.E = zeros(d2), zeros(d2)
         for up in (self.Au, self.Bu, self.Cu):
             nn.init.xavier_uniform_(up)
+        if self.kind == self.without_bias:  # never chosen
+            for unused in (self.Cd, self.Cu, self.D, self.E):
+                unused.requires_grad_(False)
         self.choice = Choice()
 
+    @staticmethod
+    def suits(module: nn.Module) -> bool:
+        """Whether a module is a plain linear layer: a class derived from it may compute something else."""
+        return type(module) is nn.Linear
+
     def use(self, choice: Choice) -> "GLoRALinear":
-        """Choose the form of the five support tensors; return the layer. A rank above the stored one is a ValueError."""
+        """Choose the form of the five support tensors; return the layer.
+
+        A rank above the stored one, and a tensor that a layer without bias does not have, is a ValueError.
+        """
         for tensor, form in asdict(choice).items():
             if lora_rank(form) > self.rank:
                 raise ValueError(f"unknown choice {form!r} for {tensor}; valid ranks of this layer: 1 to {self.rank}")
+            if form != "none" and tensor not in KINDS[self.kind]:
+                raise ValueError(
+                    f"{tensor} cannot be {form!r} here: the layer has no bias and gains none; sample from "
+                    "Space(net.layer_names, ranks, net.kinds)"
+                )
         self.choice = choice
         return self
 
@@ -96,15 +118,16 @@ class GLoRALinear(nn.Module):
         broadcast = down[:, :1] if form == "vector" else down[:1, :1]
         return broadcast / self.in_features if tensor == "B" and self.scale_broadcast else broadcast
 
-    def forward(self, x: Float[Tensor, "*batch d1"]) -> Float[Tensor, "*batch d2"]:
+    def forward(self, input: Float[Tensor, "*batch d1"]) -> Float[Tensor, "*batch d2"]:
+        self._felt()
         if self.formed is not None:
-            return F.linear(x, *self.formed)
+            return F.linear(input, *self.formed)
         if not (self.fast and torch.is_grad_enabled()):
-            return F.linear(x, *self.effective())
-        device = x.device.type
+            return F.linear(input, *self.effective())
+        device = input.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.W0.dtype
-        with torch.autocast(device, enabled=False):  # every part is cast here, and what is frozen only once
-            return self._forward_fast(x, dtype)
+        with torch.autocast(device, enabled=False):  # every part is cast here, each time: nothing kept can be out of date
+            return self._forward_fast(input, dtype)
 
     def _forward_fast(self, x: Float[Tensor, "*batch d1"], dtype: torch.dtype) -> Float[Tensor, "*batch d2"]:
         """Return the same as the plain formula, computed in `dtype`, with a hand-written backward pass (see `fast_linear`)."""
@@ -113,32 +136,13 @@ class GLoRALinear(nn.Module):
             down, up = self.Bd[:, :rank], self.Bu[:rank]
         elif self.choice.B != "none":
             down, up = self._tensor("B").expand(self.out_features, 1), torch.ones_like(self.W0[:1])
-        W0, bias = self._frozen(dtype), self._bias()
+        W0, bias = self.W0.to(dtype), self._bias()
         x, down, up, bias = (None if part is None else part.to(dtype) for part in (x, down, up, bias))
         if rank := lora_rank(self.choice.A):  # needs the dense gradient of W, so that nothing is left to save
             W = torch.addcmul(W0, W0, self.Ad[:, :rank].to(dtype) @ self.Au[:rank].to(dtype))
             return F.linear(x, W if down is None else torch.addmm(W, down, up), bias)
         A = self._tensor("A")
         return scaled_rows_linear(x, W0, None if A is None else (1 + A).squeeze(1).to(dtype), down, up, bias)
-
-    def _frozen(self, dtype: torch.dtype) -> Float[Tensor, "d2 d1"]:
-        """Return W0 in `dtype`; another than its own is kept for as long as W0 stays what it is."""
-        if dtype == self.W0.dtype:
-            return self.W0
-        state = (self.W0.data_ptr(), self.W0._version, dtype)
-        if self._cast is None or self._cast[0] != state:
-            self._cast = (state, self.W0.detach().to(dtype))
-        return self._cast[1]
-
-    @property
-    def weight(self) -> Float[Tensor, "d2 d1"]:
-        """The effective weight, for code that reads a linear layer's weight instead of calling the layer."""
-        return self.effective()[0]
-
-    @property
-    def bias(self) -> Float[Tensor, " d2"] | None:
-        """The effective bias, for the same."""
-        return self.effective()[1]
 
     @torch.no_grad()
     def fuse(self) -> nn.Linear:
@@ -153,6 +157,7 @@ class GLoRALinear(nn.Module):
         fused.weight = nn.Parameter(W.clone() if W is self.W0 else W)
         if b is not None:
             fused.bias.copy_(b)
+        copy_hooks(self, fused)
         return fused.train(self.training)
 
     def stored(self) -> dict[str, Tensor]:
@@ -173,3 +178,11 @@ class GLoRALinear(nn.Module):
     def extra_repr(self) -> str:
         forms = ", ".join(f"{tensor}={form}" for tensor, form in asdict(self.choice).items() if form != "none")
         return f"{self.in_features} -> {self.out_features}, rank={self.rank}, {forms or 'all none'}"
+
+
+def check_whole(value, what: str, least: int | None = 1) -> None:
+    """Raise a ValueError unless a value, called `what`, is an integer, of at least `least` if that is given."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{what} must be an integer, not {value!r}")
+    if least is not None and value < least:
+        raise ValueError(f"{what} must be at least {least}, not {value}")

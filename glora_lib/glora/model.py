@@ -1,6 +1,7 @@
 """GLoRA on a whole model: put the layers in, choose a configuration, take them out again fused."""
 
 import copy
+import warnings
 from collections.abc import Collection
 from contextlib import contextmanager, nullcontext
 
@@ -8,31 +9,87 @@ import torch
 from torch import nn
 
 from glora_lib.glora.class_token import class_token_alone
-from glora_lib.glora.layer import GLoRALinear
+from glora_lib.glora.conv import GLoRAConv2d
+from glora_lib.glora.fusable import Fusable
+from glora_lib.glora.layer import GLoRALinear, check_whole
+from glora_lib.glora.norm import GLoRANorm
+from glora_lib.glora.plain import (
+    LeftOut,
+    as_names,
+    bias_apart,
+    left_out,
+    maps_left_out,
+    matches,
+    refuse_adapted,
+    refuse_computed,
+    say,
+)
 from glora_lib.glora.space import Choice, Config, check_names
+from glora_lib.training.head import head_of
+from glora_lib.training.wrappers import unwrapped
+
+DEFAULT_RANK = 8
+LAYERS = {layer.kind: layer for layer in (GLoRALinear, GLoRAConv2d, GLoRANorm)}
 
 
-class AdaptedModel(nn.Module):
+class AdaptedModel(Fusable):
     """A model with GLoRA layers, called like the model. Layers are keyed by their name in that model.
 
     Attributes:
         model: the model itself, with `GLoRALinear` in place of the adapted layers.
         layer_names: the adapted layers, in the model's order.
-        shapes: layer name -> (outputs d2, inputs d1).
+        shapes: layer name -> (outputs d2, inputs d1), of a convolution's unfolded kernel, (channels, 1) of a normalisation.
+        kinds: layer name -> "linear", "conv", "norm", or "weight" and "scale" where there is no bias; for `Space`.
         rank: the largest LoRA rank that can be chosen.
+        left_out: what else has parameters of two or more dimensions and stays as it is, by class.
+        options: the keyword arguments with which `adapt` makes the same of the same model.
     """
 
-    def __init__(self, model: nn.Module, layer_names: Collection[str]):
+    def __init__(
+        self, model: nn.Module, layer_names: Collection[str], left_out: Collection[LeftOut] = (), options: dict | None = None
+    ):
         super().__init__()
         self.model = model
         self.layer_names = tuple(layer_names)
         layers = [model.get_submodule(name) for name in self.layer_names]
         self.shapes = {name: tuple(layer.W0.shape) for name, layer in zip(self.layer_names, layers, strict=True)}
+        self.kinds = {name: layer.kind for name, layer in zip(self.layer_names, layers, strict=True)}
         self.rank = max(layer.rank for layer in layers)
+        self.left_out, self.options = list(left_out), options or {}
 
     def forward(self, *args, **kwargs):
         with class_token_alone(self.model) if self.training else nullcontext():  # evaluation costs what the model's costs
-            return self.model(*args, **kwargs)
+            output = self.model(*args, **kwargs)
+        if not torch.compiler.is_compiling():
+            self._refuse_deaf()
+        return output
+
+    def _refuse_deaf(self) -> None:
+        """Raise a ValueError where a choice has no effect: the model reads a layer's weight, and never its bias."""
+        for name in self.layer_names:
+            layer = self.model.get_submodule(name)
+            if layer.deaf and any(form != "none" for form in layer.choice.forms[2:]):
+                raise ValueError(
+                    f"layer {name!r} is not called: the model reads its weight, but not its bias, so that C, D and E have no "
+                    "effect there; choose none for them, or skip the layer"
+                )
+
+    def __getattr__(self, name: str):
+        try:
+            return super().__getattr__(name)
+        except AttributeError as error:
+            inside = self._modules.get("model")
+            if inside is None or not hasattr(inside, name):
+                raise
+            raise AttributeError(f"{error}; the model inside has it: net.model.{name}") from None
+
+    def extra_repr(self) -> str:
+        left = f"; left out: {say(self.left_out)}" if self.left_out else ""
+        return f"{len(self.layer_names)} layers, rank {self.rank}{left}"
+
+    def fuse(self) -> nn.Module:
+        """Return the plain model; see `fuse`."""
+        return fuse(self)
 
     def layer(self, name: str) -> GLoRALinear:
         """Return the adapted layer of that name."""
@@ -63,49 +120,103 @@ class AdaptedModel(nn.Module):
 
 def adapt(
     model: nn.Module,
-    rank: int = 8,
+    rank: int = DEFAULT_RANK,
     *,
-    skip: Collection[str] | None = None,
-    train: Collection[str] = ("head",),
+    layers: str | Collection[str] = ("linear",),
+    skip: str | Collection[str] | None = None,
+    only: Collection[str] | None = None,
+    train: str | Collection[str] | None = None,
     scale_broadcast: bool = False,
+    gain_bias: bool = True,
 ) -> AdaptedModel:
     """Freeze `model`, put a GLoRA layer in place of every linear layer, and return it, all choices none.
 
+    What else maps features to features stays as it is: attention of `nn.MultiheadAttention`, transformers' Conv1D, classes
+    derived from `nn.Linear`. `AdaptedModel.left_out` lists it, and a UserWarning says so.
+
     Args:
-        model: any module; it is changed in place. Layers that are exactly `nn.Linear` are adapted, wherever they are.
+        model: any module; it is changed in place.
         rank: the largest LoRA rank that can be chosen.
+        layers: the kinds that are adapted, wherever they are: "linear" (exactly `nn.Linear`), "conv" (`nn.Conv2d`) and "norm"
+            (LayerNorm, BatchNorm, GroupNorm, where they have a scale).
         skip: names of modules whose linear layers stay as they are, whole ("blocks.0") or a last part ("head").
-            The default is `train`: a layer that is trained whole needs no support tensors.
-        train: names of modules that are trained whole, in the same form.
-        scale_broadcast: see `GLoRALinear`.
+            What is trained whole is skipped anyway: it needs no support tensors.
+        only: whole names of the layers that are adapted, and no others.
+        train: names of modules that are trained whole, in the same form; by default the head, by `training.head.head_of`. A
+            UserWarning says where there is none; () is for training nothing whole.
+        scale_broadcast, gain_bias: see `GLoRALinear`. Without `gain_bias` a fused model has the parameters of the model before.
 
-    Raises ValueError for a model without a linear layer to adapt and for a name in `skip` that no module has.
+    Raises ValueError, before anything is changed, for a kind that cannot be adapted, for a model without a layer of the kinds,
+    for a name that no module has, for a model that is adapted already, and for a layer that computes its weight.
     """
-    names = [name for name, _ in model.named_modules(remove_duplicate=False)]
-    for name in skip or ():
-        if not any(_matches(other, (name,)) for other in names):
-            raise ValueError(f"no module is called {name!r}; modules of this model: {', '.join(names[1:9])}, ...")
-    skip = train if skip is None else (*skip, *train)
-    linears = {
-        name: module
-        for name, module in model.named_modules(remove_duplicate=False)
-        if type(module) is nn.Linear and name and not _matches(name, skip)
-    }
-    if not linears:
-        raise ValueError(f"no linear layer to adapt inside this {type(model).__name__}, skipping {tuple(skip)}")
+    kinds = (layers,) if isinstance(layers, str) else tuple(layers)
+    if unknown := [kind for kind in kinds if kind not in LAYERS]:
+        raise ValueError(f"layers of kind {unknown[0]!r} cannot be adapted; valid: {', '.join(LAYERS)}")
+    check_whole(rank, "rank")
+    refuse_adapted(model)
+    options = {"rank": rank, "scale_broadcast": scale_broadcast}
+    options |= {} if kinds == ("linear",) else {"layers": list(kinds)}
+    options |= {} if gain_bias else {"gain_bias": False}
+    skip = () if skip is None else as_names(skip, model)
+    options |= {"skip": list(skip)} if skip else {}
+    modules = dict(model.named_modules(remove_duplicate=False))
+    if only is not None:
+        if unknown := [name for name in only if name not in modules]:
+            raise ValueError(f"no module is called {unknown[0]!r}; modules of this model: {', '.join([*modules][1:9])}, ...")
+        options["only"] = list(only)
+    if train is None:
+        trained = [module for part in head_of(model).values() for module in part.modules()]
+        if not trained and not hasattr(model, "get_output_embeddings"):
+            warnings.warn(
+                f"{type(model).__name__} has no head that would be trained whole: name what takes its place (train=...), or "
+                "say train=() if nothing does",
+                stacklevel=2,
+            )
+    else:
+        train = as_names(train, model)
+        options["train"] = list(train)
+        trained = [module for name, module in modules.items() if name and matches(name, train)]
+    beside = {id(module) for module in trained}
+    skipped = {id(module) for name, module in modules.items() if name and matches(name, skip)}
+    taken = {name: module for name, module in modules.items() if name and id(module) not in beside | skipped}
+    if only is not None:
+        taken = {name: module for name, module in taken.items() if name in only}
+    found = {name: (module, LAYERS[kind]) for name, module in taken.items() for kind in kinds if LAYERS[kind].suits(module)}
+    refuse_computed({name: module for name, module in taken.items() if isinstance(module, nn.Linear | nn.Conv2d)})
+    left = left_out(model, {id(module) for module, _ in found.values()} | beside | skipped)
+    if not found:
+        there = f"; there are: {say(left)}" if left else ""
+        raise ValueError(f"no {' or '.join(kinds)} layer to adapt inside this {type(model).__name__}, skipping {skip}{there}")
+    _check_sizes_and_ties({name: module for name, (module, _) in found.items()}, trained, rank)
 
+    made: dict[int, GLoRALinear] = {}  # by identity of the plain layer, since one may stand in several places
+    names = []
+    for name, (module, layer) in found.items():
+        if id(module) not in made:
+            apart = bias_apart(modules[name.rpartition(".")[0]])
+            made[id(module)] = layer(module, rank, scale_broadcast, gain_bias and not apart)
+            names.append(name)
+    if maps := maps_left_out(model, left):
+        warnings.warn(f"left out of {type(model).__name__}, since their class is not adapted: {say(maps)}", stacklevel=2)
     model.requires_grad_(False)
-    for name, module in model.named_modules():
-        if _matches(name, train):
-            module.requires_grad_(True)
-    layers: dict[int, GLoRALinear] = {}  # by identity of the linear layer, since one may stand in several places
-    layer_names = []
-    for name, linear in linears.items():
-        if id(linear) not in layers:
-            layers[id(linear)] = GLoRALinear(linear, rank, scale_broadcast)
-            layer_names.append(name)
-        _replace(model, name, layers[id(linear)])
-    return AdaptedModel(model, layer_names)
+    for module in trained:
+        module.requires_grad_(True)
+    for name, (module, _) in found.items():
+        model.set_submodule(name, made[id(module)])
+    return AdaptedModel(model, names, left, options)
+
+
+def _check_sizes_and_ties(found: dict[str, nn.Module], trained: Collection[nn.Module], rank: int) -> None:
+    """Raise a ValueError for a rank above every dimension, and for a weight that is to be trained and frozen at once."""
+    most = max(max(len(module.weight), module.weight[0].numel()) for module in found.values())
+    if rank > max(most, DEFAULT_RANK):  # which toys may have too
+        raise ValueError(f"rank {rank} is above every dimension of the layers, the largest of which is {most}")
+    whole = {id(p) for module in trained for p in module.parameters()}
+    for name, module in found.items():
+        if any(id(p) in whole for p in module.parameters()):
+            raise ValueError(
+                f"layer {name!r} shares a parameter with what is trained whole; skip the layer, or train it whole too"
+            )
 
 
 @contextmanager
@@ -129,20 +240,46 @@ def formed(net: AdaptedModel):
 def fuse(net: nn.Module) -> nn.Module:
     """Return a copy of the plain model in which every adapted layer is an ordinary one with the same function.
 
-    Works for every module that has a `fuse` method; `net` stays as it is. For GLoRA the subnet in use is fused: the result has
-    the classes of modules, parameter names and cost of the model before `adapt`.
+    Works for every method; only modules of ours are fused, whatever other modules call `fuse`. `net` stays as it is. For GLoRA
+    the subnet in use is fused: the result has the classes of modules, parameter names and cost of the model before `adapt`, and
+    weights that were tied stay so where nothing was chosen. A UserWarning names a tie that is gone.
+
+    Raises NotFusable for methods that cannot be fused, and ValueError for a result that is not finite.
     """
-    # a layer that is replaced need not be copied first; the same layer in two places stays one
-    fused = {id(module): module.fuse() for module in net.modules() if hasattr(module, "fuse")}
-    plain = copy.deepcopy(net.model if isinstance(net, AdaptedModel) else net, memo=dict(fused))
-    return plain.requires_grad_(True)
+    net = unwrapped(net)
+    fused, memo, owners = {}, {}, {}
+    inside = "model." if isinstance(net, AdaptedModel) else ""  # what names begin with here, and in the plain model not
+    modules = {name.removeprefix(inside): module for name, module in net.named_modules()}
+    for name, module in modules.items():
+        for parameter in module._parameters.values():
+            owners.setdefault(id(parameter), []).append(name)
+    for name, module in modules.items():
+        if not isinstance(module, Fusable) or isinstance(module, AdaptedModel):
+            continue
+        fused[id(module)] = module.fuse()
+        if isinstance(module, GLoRALinear):
+            _keep_ties(name, module, fused[id(module)], owners, memo)
+    memo |= fused  # a layer that is replaced need not be copied first; the same layer in two places stays one
+    for module in net.modules():
+        if isinstance(module, AdaptedModel):
+            memo[id(module)] = copy.deepcopy(unwrapped(module.model), memo)
+    plain = copy.deepcopy(net, memo).requires_grad_(True)
+    for name, parameter in plain.named_parameters():
+        # the sum alone is the faster question
+        if not (parameter.is_meta or parameter.sum().isfinite() or parameter.isfinite().all()):
+            raise ValueError(f"{name} of the fused model has NaN or infinity; train again with a lower rate")
+    return plain
 
 
-def _matches(name: str, patterns: Collection[str]) -> bool:
-    """Whether a module's name is, or lies inside, a module that one of the patterns names."""
-    return any(f".{pattern}." in f".{name}." for pattern in patterns)
-
-
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, attribute = name.rpartition(".")
-    setattr(model.get_submodule(parent) if parent else model, attribute, module)
+def _keep_ties(name: str, layer: GLoRALinear, plain: nn.Module, owners: dict[int, list[str]], memo: dict) -> None:
+    """Give the fused layer the parameters that it shares with others where they are unchanged; say where a tie is gone."""
+    for own, part, changed in (("W0", "weight", layer.choice.forms[:2]), ("b0", "bias", layer.choice.forms[2:])):
+        shared = getattr(layer, own)
+        if shared is None:
+            continue
+        if all(form == "none" for form in changed):
+            memo.setdefault(id(shared), getattr(plain, part))
+            setattr(plain, part, memo[id(shared)])
+            continue
+        if others := [other for other in owners[id(shared)] if other != name]:
+            warnings.warn(f"{name}.{part} of the fused model is its own, no longer that of {', '.join(others)}", stacklevel=3)

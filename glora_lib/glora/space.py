@@ -60,9 +60,21 @@ def lora_rank(form: str) -> int:
     return int(digits) if form.startswith("lora") and digits.isdecimal() and not digits.startswith("0") else 0
 
 
-def forms(tensor: str, ranks: Collection[int]) -> tuple[str, ...]:
-    """Return the forms that `tensor` may take when LoRA has one of `ranks` (Eq. 11)."""
-    lora = tuple(f"lora{rank}" for rank in ranks)
+KINDS = {  # what a layer of each kind has; those of the paper have everything
+    "linear": "ABCDE",
+    "conv": "ABCDE",
+    "weight": "AB",  # a linear layer or a convolution without bias that gains none
+    "norm": "ABDE",  # and no LoRA: its weight is a vector
+    "scale": "AB",  # a normalisation without shift that gains none
+}
+NO_LORA = ("norm", "scale")
+
+
+def forms(tensor: str, ranks: Collection[int], kind: str = "linear") -> tuple[str, ...]:
+    """Return the forms that `tensor` may take in a layer of a kind when LoRA has one of `ranks` (Eq. 11)."""
+    if tensor not in KINDS[kind]:
+        return ("none",)
+    lora = () if kind in NO_LORA else tuple(f"lora{rank}" for rank in ranks)
     return {
         "A": (*lora, "vector", "scalar", "none"),
         "B": (*lora, "vector", "scalar", "none"),
@@ -73,35 +85,53 @@ def forms(tensor: str, ranks: Collection[int]) -> tuple[str, ...]:
 
 
 class Space:
-    """All configurations of the named layers. Draws, changes, counts, checks and writes them down."""
+    """All configurations of the named layers. Draws, changes, counts, checks and writes them down.
 
-    def __init__(self, layer_names: Iterable[str], ranks: Iterable[int] = (8,)):
+    Args:
+        layer_names: the layers; `AdaptedModel.layer_names`.
+        ranks: the ranks that LoRA may have.
+        kinds: layer name -> one of `KINDS`, which says what a layer may choose; `AdaptedModel.kinds`. Without it: all linear.
+
+    Attributes:
+        forms: support tensor -> what it may be in a linear layer; `forms_of` is for a layer of any kind.
+    """
+
+    def __init__(self, layer_names: Iterable[str], ranks: Iterable[int] = (8,), kinds: Mapping[str, str] | None = None):
         self.layer_names = tuple(layer_names)
         self.ranks = tuple(ranks)
+        self.kinds = {name: (kinds or {}).get(name, "linear") for name in self.layer_names}
         if not self.layer_names or len(set(self.layer_names)) < len(self.layer_names):
             raise ValueError(f"a space needs at least one layer and every name once; got {self.layer_names}")
         if not self.ranks or len(set(self.ranks)) < len(self.ranks) or min(self.ranks) < 1:
             raise ValueError(f"ranks must be different positive integers; got {self.ranks}")
-        self.forms = {tensor: forms(tensor, self.ranks) for tensor in TENSORS}
-        self._options = tuple(self.forms.values())
-        self._letters: dict[Choice, str] = {}  # the letters of every choice that was checked, which belongs to the space
+        if unknown := set(self.kinds.values()) - set(KINDS):
+            raise ValueError(f"unknown kinds of layers {sorted(unknown)}; valid: {', '.join(KINDS)}")
+        self._forms = {kind: {tensor: forms(tensor, self.ranks, kind) for tensor in TENSORS} for kind in KINDS}
+        self._options = {name: tuple(self._forms[kind].values()) for name, kind in self.kinds.items()}
+        # the letters of every choice that was checked, which belongs to a layer of the kind
+        self._letters: dict[str, dict[Choice, str]] = {kind: {} for kind in KINDS}
+        self.forms = self._forms["linear"]
+
+    def forms_of(self, name: str) -> dict[str, tuple[str, ...]]:
+        """Return support tensor -> what it may be in the layer of that name."""
+        return self._forms[self.kinds[name]]
 
     @property
     def per_layer(self) -> int:
-        """The number of choices of one layer: 432 with one rank, 900 with two."""
+        """The number of choices of one linear layer: 432 with one rank, 900 with two."""
         return prod(len(options) for options in self.forms.values())
 
     def count(self) -> int:
-        """Return the exact number of configurations, `per_layer ** layers` (the paper multiplies: 432 x 48)."""
-        return self.per_layer ** len(self.layer_names)
+        """Return the exact number of configurations; if all layers are linear, `per_layer ** layers` (the paper: 432 x 48)."""
+        return prod(len(options) for layer in self._options.values() for options in layer)
 
-    def choices(self) -> list[Choice]:
-        """Return every choice of one layer, in a fixed order."""
-        return [chosen(*genes) for genes in product(*self._options)]
+    def choices(self, kind: str = "linear") -> list[Choice]:
+        """Return every choice of one layer of a kind, in a fixed order."""
+        return [chosen(*genes) for genes in product(*self._forms[kind].values())]
 
     def sample(self, rng: RandomSource) -> dict[str, Choice]:
         """Draw every support tensor of every layer uniformly and independently, as the authors' layer does at each step."""
-        return {name: chosen(*(_pick(rng, options) for options in self._options)) for name in self.layer_names}
+        return {name: chosen(*(_pick(rng, options) for options in layer)) for name, layer in self._options.items()}
 
     def uniform(self, choice: Choice) -> dict[str, Choice]:
         """Return the configuration in which every layer makes the same choice."""
@@ -116,10 +146,10 @@ class Space:
             name: chosen(
                 *(
                     _pick(rng, options) if rng.random() < probability else form
-                    for options, form in zip(self._options, config[name].forms, strict=True)
+                    for options, form in zip(layer, config[name].forms, strict=True)
                 )
             )
-            for name in self.layer_names
+            for name, layer in self._options.items()
         }
 
     def cross(self, first: Config, second: Config, rng: RandomSource) -> dict[str, Choice]:
@@ -140,29 +170,31 @@ class Space:
         """Return `config` unchanged if it belongs to this space; else raise a ValueError that names what does not."""
         check_names(config, self.layer_names)
         for name, choice in config.items():
-            if choice not in self._letters:
+            if choice not in self._letters[self.kinds[name]]:
                 self._spell(name, choice)
         return config
 
     def encode(self, config: Config) -> str:
         """Return the configuration as a short string: one letter a gene, layers in order. `decode` reads it back."""
         letters = self._letters
-        return "".join([letters.get(config[name]) or self._spell(name, config[name]) for name in self.layer_names])
+        return "".join(
+            [letters[kind].get(config[name]) or self._spell(name, config[name]) for name, kind in self.kinds.items()]
+        )
 
     def decode(self, key: str) -> dict[str, Choice]:
         """Return the configuration that `encode` wrote."""
-        genes = [self._options[place % 5][ord(letter) - ord("a")] for place, letter in enumerate(key)]
+        options = [options for layer in self._options.values() for options in layer]
+        genes = [forms[ord(letter) - ord("a")] for forms, letter in zip(options, key, strict=True)]
         return {name: chosen(*genes[5 * place : 5 * place + 5]) for place, name in enumerate(self.layer_names)}
 
     def _spell(self, name: str, choice: Choice) -> str:
         """Return a choice's letters and keep them; a choice that does not belong to the space is a ValueError."""
-        for tensor, form in zip(TENSORS, choice.forms, strict=True):
-            if form not in self.forms[tensor]:
-                valid = ", ".join(self.forms[tensor])
-                raise ValueError(f"unknown choice {form!r} for {tensor} of layer {name!r}; valid here: {valid}")
-        places = (options.index(form) for options, form in zip(self._options, choice.forms, strict=True))
-        self._letters[choice] = "".join(chr(ord("a") + place) for place in places)
-        return self._letters[choice]
+        for (tensor, valid), form in zip(self.forms_of(name).items(), choice.forms, strict=True):
+            if form not in valid:
+                raise ValueError(f"unknown choice {form!r} for {tensor} of layer {name!r}; valid here: {', '.join(valid)}")
+        places = (options.index(form) for options, form in zip(self._options[name], choice.forms, strict=True))
+        letters = self._letters[self.kinds[name]][choice] = "".join(chr(ord("a") + place) for place in places)
+        return letters
 
 
 @lru_cache(maxsize=100_000)

@@ -37,7 +37,7 @@ def separation(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.
     return {"knn": float(vote.score(*test)), "silhouette": float(silhouette_score(*test))}
 
 
-def picture_separation(picture: Float[np.ndarray, "n 2"], labels: Int[np.ndarray, " n"]) -> float:
+def picture_separation(picture: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"]) -> float:
     """Return the share of points whose 5 nearest neighbours in the picture vote for their class, themselves left out."""
     _, places = KNeighborsClassifier(NEIGHBOURS).fit(picture, labels).kneighbors()
     votes = np.apply_along_axis(lambda row: np.bincount(row).argmax(), 1, labels[places])

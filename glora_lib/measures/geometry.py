@@ -5,6 +5,7 @@ from torch import nn
 
 from glora_lib.glora.layer import GLoRALinear
 from glora_lib.glora.space import Choice, lora_rank
+from glora_lib.training.head import head_of
 
 
 @torch.no_grad()
@@ -17,7 +18,8 @@ def output_shift(
     entries of the outputs of all linear layers but the head, on the inputs that `images` give them in `model`.
     """
     inputs: dict[nn.Module, torch.Tensor] = {}
-    linears = [m for name, m in model.named_modules() if type(m) is nn.Linear and "head" not in name.split(".")]
+    heads = head_of(model)
+    linears = [m for name, m in model.named_modules() if type(m) is nn.Linear and name not in heads]
     hooks = [linear.register_forward_pre_hook(lambda module, args: inputs.update({module: args[0]})) for linear in linears]
     model(images)
     for hook in hooks:

@@ -37,10 +37,10 @@ def random_parameters_by_kind(
     )
 
 
-def frequencies(configs: Sequence[Config], space: Space) -> pd.DataFrame:
+def frequencies(configs: Sequence[Config], space: Space, confidence: float = 0.95) -> pd.DataFrame:
     """Return how often each form of each support tensor was chosen over all layers of all configurations.
 
-    Columns: tensor, form, share; expected, what uniform draws give; low and high, between which the share lies in 95 % of
+    Columns: tensor, form, share; expected, what uniform draws give; low and high, between which the share lies in that share of
     samples of as many random genes; n genes; outside, whether the share lies elsewhere.
     """
     rows = []
@@ -49,7 +49,9 @@ def frequencies(configs: Sequence[Config], space: Space) -> pd.DataFrame:
         counts = Counter(getattr(choice, tensor) for config in configs for choice in config.values())
         n = counts.total()
         for form in forms:
-            low, high = binom.ppf([0.025, 0.975], n, 1 / len(forms)) / n if n else (float("nan"),) * 2
+            low, high = (
+                binom.ppf([(1 - confidence) / 2, (1 + confidence) / 2], n, 1 / len(forms)) / n if n else (float("nan"),) * 2
+            )
             share = counts[form] / n if n else float("nan")
             rows.append((tensor, form, share, 1 / len(forms), low, high, n, not low <= share <= high))
     return pd.DataFrame(rows, columns=["tensor", "form", "share", "expected", "low", "high", "n", "outside"])

@@ -105,6 +105,8 @@ def _bitfit(vit: Architecture) -> int:
 def _lora(vit: Architecture, rank: int = 8, placement: str = "all") -> int:
     if placement == "all":
         return sum(rank * (d2 + d1) for d2, d1 in vit.shapes.values())
+    if placement == "conv":
+        return rank * (vit.width + 3 * vit.patch**2)  # the patch embedding
     return vit.depth * rank * vit.width * 4  # d + 3 d shared, twice d + d apart: the same
 
 
@@ -165,13 +167,13 @@ def vit_b_shapes() -> dict[str, tuple[int, int]]:
     return VIT_B.shapes
 
 
-def mean_subnet(rank: int) -> float:
-    """Return the exact mean size of a uniformly random subnet of ViT-B with one rank, in parameters."""
+def mean_subnet(*ranks: int) -> float:
+    """Return the exact mean size of a uniformly random subnet of ViT-B with these ranks to choose from, in parameters."""
     shapes = vit_b_shapes()
     sizes = {}
     for name, shape in shapes.items():
         if shape not in sizes:
-            space = Space([name], (rank,))
+            space = Space([name], ranks)
             counts = [space.parameters({name: choice}, {name: shape}) for choice in space.choices()]
             sizes[shape] = sum(counts) / len(counts)
     return sum(sizes[shape] for shape in shapes.values())

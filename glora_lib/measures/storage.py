@@ -19,7 +19,7 @@ def storage(net: AdaptedModel, tasks: int = 3, repeats: int = 7, ranks: Sequence
     """Write the files of `tasks` random subnets, heads included, to a temporary folder; return their bytes and switching times.
 
     Returns {"bytes": {"backbone": number, "fused": [a number a task], "adapters": [likewise]}, "seconds": {way: [a number a
-    repeat]}}. An adapter is two files. The ways, timed in turn with the files in the system's cache: "fused", read a
+    repeat]}}. The ways, timed in turn with the files in the system's cache: "fused", read a
     fused model into a plain one; "adapter", load an adapter with all checks, unfused; "adapter, fused", the same and `fuse`;
     "check", the part of "adapter" that hashes the backbone.
     """
@@ -50,7 +50,5 @@ def storage(net: AdaptedModel, tasks: int = 3, repeats: int = 7, ranks: Sequence
                 if repeat >= 0:  # the first of each warms up
                     seconds[way].append(time.perf_counter() - start)
         size = {"backbone": backbone.stat().st_size, "fused": [model.stat().st_size for model in models]}
-        size["adapters"] = [
-            sum(adapter.with_suffix(end).stat().st_size for end in (".safetensors", ".json")) for adapter in adapters
-        ]
+        size["adapters"] = [adapter.stat().st_size for adapter in adapters]
     return {"bytes": size, "seconds": seconds}

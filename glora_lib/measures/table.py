@@ -1,9 +1,12 @@
 """From a table of records to what a reader compares: mean, spread and n, and paired differences between methods."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import pandas as pd
 from scipy import stats
+
+from glora_lib.measures.origin import source
 
 
 def summarise(records: pd.DataFrame, metric: str = "test") -> pd.DataFrame:
@@ -62,7 +65,7 @@ def paired(records: pd.DataFrame, method: str, against: str, metric: str = "test
         return pd.DataFrame(columns=columns)
     by_task = (values[method] - values[against]).dropna().groupby("task")
     samples = {task: by_task.get_group(task) for task in dict.fromkeys(records["task"]) if task in by_task.groups}
-    return pd.DataFrame([(task, *_spread(sample, confidence)) for task, sample in samples.items()], columns=columns)
+    return pd.DataFrame([(task, *interval(sample, confidence)) for task, sample in samples.items()], columns=columns)
 
 
 def over_tasks(pairs: pd.DataFrame, by: str = "against", confidence: float = 0.95) -> pd.DataFrame:
@@ -71,8 +74,17 @@ def over_tasks(pairs: pd.DataFrame, by: str = "against", confidence: float = 0.9
     Columns: by, difference, sd (between tasks), n (tasks), low and high (a t interval over tasks, NaN with one), and ahead (on
     how many tasks the difference is positive). The interval speaks of tasks like these, not of seeds.
     """
-    rows = [(method, *_spread(sample, confidence)) for method, sample in pairs.groupby(by, sort=False)["difference"]]
+    rows = [(method, *interval(sample, confidence)) for method, sample in pairs.groupby(by, sort=False)["difference"]]
     return pd.DataFrame(rows, columns=[by, "difference", "sd", "n", "low", "high", "ahead"])
+
+
+def by_source(pairs: pd.DataFrame, by: str = "against") -> pd.DataFrame:
+    """Return a row per method `by` and source of images: the mean `difference` over the tasks that share it.
+
+    Columns: by, task (the source's name), difference. `over_tasks` of it counts sources instead of tasks.
+    """
+    named = pairs.assign(task=pairs["task"].map(source))
+    return named.groupby([by, "task"], sort=False)["difference"].mean().reset_index()
 
 
 def beside_zero(pairs: pd.DataFrame, by: str = "against") -> pd.DataFrame:
@@ -90,8 +102,24 @@ def beside_zero(pairs: pd.DataFrame, by: str = "against") -> pd.DataFrame:
     return table.astype({"above": "Int64", "below": "Int64"})
 
 
-def _spread(sample: pd.Series, confidence: float) -> tuple[float, float, int, float, float, int]:
-    """Return mean, sd, n, the ends of a t interval (NaN with one value), and how many values are positive."""
+class Interval(NamedTuple):
+    """A mean with its t interval: sd, n values, the ends (NaN with one value), and how many values are positive."""
+
+    mean: float
+    sd: float
+    n: int
+    low: float
+    high: float
+    positive: int
+
+    @property
+    def half(self) -> float:
+        """Half its width: the smallest mean whose interval would lie beside zero, given this spread and n."""
+        return (self.high - self.low) / 2
+
+
+def interval(sample: pd.Series, confidence: float = 0.95) -> Interval:
+    """Return the mean of independent values and its t interval."""
     half = stats.t.ppf((1 + confidence) / 2, len(sample) - 1) * sample.sem() if len(sample) > 1 else float("nan")
     mean = sample.mean()
-    return mean, sample.std(), len(sample), mean - half, mean + half, int((sample > 0).sum())
+    return Interval(mean, sample.std(), len(sample), mean - half, mean + half, int((sample > 0).sum()))

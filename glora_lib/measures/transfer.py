@@ -22,6 +22,23 @@ def by_shots(records: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def chance(records: pd.DataFrame) -> pd.Series:
+    """Return, indexed by the tasks of `by_shots`, the accuracy of a guess: one over the number of classes, a fraction."""
+    return (records["shots"] / records["n_train"]).groupby(records["task"], sort=False).first()
+
+
+def above_chance(records: pd.DataFrame, probe: str = "linear", factor: float = 2) -> pd.DataFrame:
+    """Return the records of `by_shots` on points where the linear probe, which is not compared, has `factor` times chance.
+
+    Elsewhere no method reads much off so few images, and the difference of two says nothing. Without a probe all are kept.
+    """
+    probed = records[records["method"] == probe]
+    if probed.empty:
+        return records
+    reached = probed.groupby("task")["test"].mean()
+    return records[records["task"].isin(reached.index[reached >= factor * chance(probed).reindex(reached.index)])]
+
+
 def by_target(records: pd.DataFrame) -> pd.DataFrame:
     """Return a row per run and target, from the metrics `shift_<target>` and `n_<target>` beside the source's `test`.
 

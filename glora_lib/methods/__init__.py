@@ -6,6 +6,7 @@ the model, so that a notebook changes one word to change the method. `fuse` make
 
 from torch import nn
 
+from glora_lib.glora.fusable import NotFusable
 from glora_lib.methods.adapters import adapter, adaptformer
 from glora_lib.methods.fact import fact_tk, fact_tt
 from glora_lib.methods.glora import glora
@@ -16,7 +17,7 @@ from glora_lib.methods.prompts import vpt_deep, vpt_shallow
 from glora_lib.methods.repadapter import repadapter
 from glora_lib.methods.ssf import ssf
 from glora_lib.methods.superlora import SUPERLORA
-from glora_lib.methods.vit import NotFusable
+from glora_lib.training.head import head_parameters
 
 METHODS = {
     "linear": linear,
@@ -38,5 +39,6 @@ METHODS = {
 
 
 def trainable_parameters(model: nn.Module) -> int:
-    """Return how many parameters are trained, the head (what is called so) excluded; shared ones count once."""
-    return sum(p.numel() for name, p in model.named_parameters() if p.requires_grad and "head" not in name.split("."))
+    """Return how many parameters are trained, the head excluded; shared ones count once."""
+    head = head_parameters(model)
+    return sum(p.numel() for name, p in model.named_parameters() if p.requires_grad and name not in head)

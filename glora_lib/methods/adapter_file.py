@@ -1,26 +1,32 @@
-"""Adapters on disk: the trained tensors as .safetensors, and beside it a .json that says what they belong to.
+"""Adapters on disk: one .safetensors file with the trained tensors, and in its metadata a description of what they belong to.
 
 A file holds what a method trained, the head included; for GLoRA either the whole supernet or, smaller, just what one
-configuration needs. Nothing is loaded into a model before all of it was checked: the checksum, the backbone, names and shapes,
-and that every number is finite.
+configuration needs. Buffers that training moves, such as running statistics, come along. Nothing is loaded into a model before
+all of it was checked: the checksum, the backbone, names and shapes, and that every number is finite.
+
+Files of an older form, tensors alone with the description in a .json beside them, are read too.
 """
 
 import copy
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from glora_lib.glora.model import AdaptedModel
 from glora_lib.glora.space import Choice, from_json, to_json
 from glora_lib.methods import METHODS
+from glora_lib.methods.belonging import dtypes, fingerprint, in_use, raw_bytes, support_of, trained_whole, values_sha256
+from glora_lib.training.files import replacing
+from glora_lib.training.wrappers import plain_name, unwrapped
 
-SUPPORT = ("Ad", "Au", "Bd", "Bu", "Cd", "Cu", "D", "E")
 FIELDS = {"backbone", "backbone_sha256", "sha256", "method", "options", "config"}
+ENDING = ".safetensors"
+KEY = "glora_lib"  # of the description in the file's metadata
 
 
 class AdapterError(ValueError):
@@ -30,7 +36,9 @@ class AdapterError(ValueError):
 def save_adapter(
     net: nn.Module, path: str | Path, *, backbone: str, method: str = "glora", options: dict | None = None, whole: bool = False
 ) -> Path:
-    """Write `path` (.safetensors) and its .json; return the path.
+    """Write an adapter to `path`, to which .safetensors is added where it is missing; return the path.
+
+    The file is written whole or not at all: what was there stays until the new one is complete.
 
     Args:
         net: an adapted model. Of GLoRA's only the subnet in use is written, and the head; `whole=True` writes every support
@@ -41,32 +49,29 @@ def save_adapter(
 
     Raises AdapterError when a tensor is not finite (a broken adapter is not saved), and for an unknown method.
     """
-    path = Path(path).with_suffix(".safetensors")
+    net, path = unwrapped(net), file_of(path)
     if method not in METHODS or (method == "glora") != isinstance(net, AdaptedModel):
         raise AdapterError(f"method {method!r} is not what made this {type(net).__name__}; valid: {', '.join(METHODS)}")
     config, tensors = getattr(net, "config", None), {}
     if isinstance(net, AdaptedModel):
-        layer = net.layer(net.layer_names[0])
-        config, options = to_json(net.config), {"rank": layer.rank, "scale_broadcast": layer.scale_broadcast}
-        tensors = _support(net) if whole else _in_use(net)
-    tensors = {name: p.detach().cpu().contiguous().clone() for name, p in (tensors | _whole_parameters(net)).items()}
+        config = {plain_name(net.model, name): choice for name, choice in to_json(net.config).items()}
+        options, tensors = net.options, support_of(net) if whole else in_use(net)
+    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in (tensors | trained_whole(net)).items()}
     _check_finite(tensors, path)
     description = {
         "backbone": backbone,
         "backbone_sha256": fingerprint(net),
+        "backbone_values_sha256": values_sha256(net),
+        "backbone_dtypes": dtypes(net),
         "method": method,
         "options": options or {},
         "whole": whole,
         "config": config,
     }
-    json.dumps(description)  # raises for options that JSON cannot hold, before anything is written
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    save_file(tensors, temporary)
-    description["sha256"] = hashlib.sha256(temporary.read_bytes()).hexdigest()
-    os.replace(temporary, path)
-    temporary.write_text(json.dumps(description, indent=1))
-    os.replace(temporary, path.with_suffix(".json"))
+    text = json.dumps(description | {"sha256": _digest(tensors, json.loads(json.dumps(description)))})
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(tensors, {KEY: text}))
+    _description_beside(path).unlink(missing_ok=True)  # of an older file of this name
     return path
 
 
@@ -75,16 +80,16 @@ def restore(model: nn.Module, path: str | Path) -> nn.Module:
 
     Raises AdapterError as `load_adapter`. The model itself stays as it was.
     """
-    path = Path(path).with_suffix(".safetensors")
-    description = _describe(path)
+    path = file_of(path)
+    description, tensors = _read(path)
     method, options = description["method"], description["options"]
     try:
         net = METHODS[method](copy.deepcopy(model), **options)
     except (KeyError, TypeError, ValueError) as error:
         raise AdapterError(
-            f"{path.stem}.json names the method {method!r} with {options}, which this model cannot have: {error}"
+            f"{path.name} names the method {method!r} with {options}, which this model cannot have: {error}"
         ) from error
-    _load(net, path, description)
+    _load(net, path, description, tensors)
     return net.eval()
 
 
@@ -95,51 +100,39 @@ def load_adapter(net: AdaptedModel, path: str | Path) -> dict[str, Choice]:
     Raises AdapterError, and leaves `net` as it was, for a file that is missing, truncated or edited, that was made for another
     backbone, method, rank or shape, or that holds a number that is not finite.
     """
-    path = Path(path).with_suffix(".safetensors")
-    description = _describe(path)
-    scaled = net.layer(net.layer_names[0]).scale_broadcast
+    net, path = unwrapped(net), file_of(path)
+    description, tensors = _read(path)
+    scaled = net.options.get("scale_broadcast", False)
     if description["method"] != "glora":
         raise AdapterError(f"{path.name} was trained by {description['method']!r}, not by GLoRA; `restore` it")
     if description["options"].get("scale_broadcast") != scaled:
         raise AdapterError(f"{path.name} was trained with scale_broadcast={not scaled}; adapt the model so")
-    _load(net, path, description)
+    _load(net, path, description, tensors)
     return net.config
 
 
-def fingerprint(net: nn.Module) -> str:
-    """Return the SHA-256 of the frozen parameters and buffers, names and shapes included: which backbone this is.
-
-    Names are those inside the adapted model. A model that is trained whole has no backbone: all of those are alike.
-    """
-    digest, inner = hashlib.sha256(), _inside(net)
-    trained = {name for name, p in inner.named_parameters(remove_duplicate=False) if p.requires_grad}
-    for name, tensor in inner.state_dict().items():
-        if name not in trained and name.rpartition(".")[2] not in SUPPORT:
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+def file_of(path: str | Path) -> Path:
+    """Return the path of an adapter's file: the ending is added where it is missing, and dots in the name stay."""
+    path = Path(path)
+    return path if path.name.endswith(ENDING) else path.with_name(path.name + ENDING)
 
 
-def _load(net: nn.Module, path: Path, description: dict) -> None:
+# reading
+
+
+def _load(net: nn.Module, path: Path, description: dict, tensors: dict[str, Tensor]) -> None:
     """Fill the trained parameters of `net` from a file, and choose its configuration, after all checks."""
-    found = fingerprint(net)
-    if description["backbone_sha256"] != found:
-        raise AdapterError(
-            f"{path.name} belongs to the backbone {description['backbone']!r} with weights "
-            f"{description['backbone_sha256'][:12]}, this model's are {found[:12]}; load that backbone"
-        )
-    tensors = load_file(path)
+    _check_backbone(net, path, description)
     _check_finite(tensors, path)
-    whole = _whole_parameters(net)
-    targets = _support(net) | whole
-    _check_shapes(tensors, targets, path)
+    support, whole = support_of(net), trained_whole(net)
+    _check_shapes(tensors, support, whole, path)
     before = getattr(net, "config", None)
     if before is not None:
         try:
-            net.use(from_json(description["config"]) if isinstance(net, AdaptedModel) else description["config"])
+            net.use(_config(net, description["config"]))
         except (ValueError, TypeError, AttributeError, KeyError) as error:
-            raise AdapterError(f"{path.stem}.json holds a configuration that this model cannot use: {error}") from error
-    needed = _in_use(net) | whole
+            raise AdapterError(f"{path.name} holds a configuration that this model cannot use: {error}") from error
+    needed = in_use(net) | whole
     short = [name for name, tensor in needed.items() if name not in tensors or not _covers(tensors[name], tensor)]
     if short:
         if before is not None:
@@ -148,57 +141,83 @@ def _load(net: nn.Module, path: Path, description: dict) -> None:
             f"{path.name} lacks {len(short)} tensors that its configuration needs, such as {short[0]}; restore it"
         )
     with torch.no_grad():
-        for name, target in targets.items():
+        for name, target in (support | whole).items():
             target.zero_()
             if name in tensors:
-                tensor = tensors[name]
-                target[tuple(slice(0, length) for length in tensor.shape)].copy_(tensor)
+                target[tuple(slice(0, length) for length in tensors[name].shape)].copy_(tensors[name])
 
 
-def _inside(net: nn.Module) -> nn.Module:
-    """Return the model in the wrapper of GLoRA, NOAH and SuperLoRA; other methods have none."""
-    return getattr(net, "model", net)
+def _config(net: nn.Module, config):
+    """Return a file's configuration with the layers' names in this model, which may stand in wrappers."""
+    if not isinstance(net, AdaptedModel):
+        return config
+    names = {plain_name(net.model, name): name for name in net.layer_names}
+    return {names.get(name, name): choice for name, choice in from_json(config).items()}
 
 
-def _support(net: nn.Module) -> dict[str, Tensor]:
-    """Return the whole storage of GLoRA's support tensors by name; nothing for other methods."""
-    names = getattr(net, "layer_names", ())
-    return {f"{name}.{part}": getattr(net.layer(name), part) for name in names for part in SUPPORT}
-
-
-def _in_use(net: nn.Module) -> dict[str, Tensor]:
-    """Return those slices of the storage that GLoRA's configuration needs; nothing for other methods."""
-    names = getattr(net, "layer_names", ())
-    return {f"{name}.{part}": tensor for name in names for part, tensor in net.layer(name).stored().items()}
-
-
-def _whole_parameters(net: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters that are trained whole, such as the head's: trained, but no support tensor. Shared ones once."""
-    support = {id(tensor) for tensor in _support(net).values()}
-    beside = {name: p for name, p in net.named_parameters() if not name.startswith("model.")}  # SuperLoRA's groups
-    named = dict(_inside(net).named_parameters()) | beside
-    return {name: p for name, p in named.items() if p.requires_grad and id(p) not in support}
-
-
-def _describe(path: Path) -> dict:
-    """Return the JSON beside the tensors after checking it against the file."""
+def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
+    """Return the description and the tensors of a file, after checking one against the other."""
+    damaged = "was truncated or edited; restore it or train the adapter again"
     try:
-        description = json.loads(path.with_suffix(".json").read_text())
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        content = path.read_bytes()
     except FileNotFoundError as error:
-        raise AdapterError(f"an adapter is two files, {path.name} and {path.stem}.json; missing: {error.filename}") from error
+        raise AdapterError(f"there is no adapter {path}; missing: {path.name}") from error
+    try:
+        tensors = load(content)
+        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
+        description = json.loads(metadata[KEY]) if KEY in metadata else None
+    except (SafetensorError, ValueError) as error:
+        raise AdapterError(f"{path.name} {damaged} ({error})") from error
+    if description is None:
+        return _read_beside(path, hashlib.sha256(content).hexdigest()), tensors
+    _check_fields(description, path.name)
+    if description["sha256"] != _digest(tensors, {key: value for key, value in description.items() if key != "sha256"}):
+        raise AdapterError(f"{path.name} {damaged}: its SHA-256 is not the one that it was written with")
+    return description, tensors
+
+
+def _description_beside(path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(ENDING) + ".json")
+
+
+def _read_beside(path: Path, sha256: str) -> dict:
+    """Return the description in the .json beside a file of the older form, which also has the file's SHA-256."""
+    beside = _description_beside(path)
+    try:
+        description = json.loads(beside.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise AdapterError(f"{path.name} has no description, in its metadata or beside it; missing: {beside.name}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise AdapterError(f"{path.stem}.json is not valid JSON ({error}); restore it or train the adapter again") from error
+        raise AdapterError(f"{beside.name} is not valid JSON ({error}); restore it or train the adapter again") from error
+    _check_fields(description, beside.name)
+    if sha256 != description["sha256"]:
+        raise AdapterError(
+            f"{path.name} was truncated or edited: its SHA-256 is {sha256[:12]}, its .json expects "
+            f"{str(description['sha256'])[:12]}; restore it or train the adapter again"
+        )
+    return description
+
+
+def _check_fields(description: dict, name: str) -> None:
     keys = set(description) if isinstance(description, dict) else set()
     missing = FIELDS - keys | ({"options"} if keys and not isinstance(description.get("options"), dict) else set())
     if missing:
-        raise AdapterError(f"{path.stem}.json lacks {sorted(missing)}; restore it or train the adapter again")
-    if found != description["sha256"]:
-        raise AdapterError(
-            f"{path.name} was truncated or edited: its SHA-256 is {found[:12]}, its .json expects "
-            f"{description['sha256'][:12]}; restore it or train the adapter again"
-        )
-    return description
+        raise AdapterError(f"{name} lacks {sorted(missing)}; restore it or train the adapter again")
+
+
+def _check_backbone(net: nn.Module, path: Path, description: dict) -> None:
+    found, wanted = fingerprint(net), str(description["backbone_sha256"])
+    if found == wanted:
+        return
+    mend = "load that backbone"
+    if description.get("backbone_values_sha256") == values_sha256(net):
+        mend = "the numbers are the same under other names: hand over the model as it was when the adapter was made"
+    elif description.get("backbone_dtypes", dtypes(net)) != dtypes(net):
+        mend = f"it is in {', '.join(dtypes(net))} and was in {', '.join(description['backbone_dtypes'])}; convert it first"
+    raise AdapterError(
+        f"{path.name} belongs to the backbone {description['backbone']!r} with weights {wanted[:12]}, this model's are "
+        f"{found[:12]}; {mend}"
+    )
 
 
 def _check_finite(tensors: dict[str, Tensor], path: Path) -> None:
@@ -207,16 +226,28 @@ def _check_finite(tensors: dict[str, Tensor], path: Path) -> None:
         raise AdapterError(f"{path.name} has {len(broken)} tensors with NaN or infinity, such as {broken[0]}; train it again")
 
 
-def _check_shapes(tensors: dict[str, Tensor], targets: dict[str, Tensor], path: Path) -> None:
+def _check_shapes(tensors: dict[str, Tensor], support: dict[str, Tensor], whole: dict[str, Tensor], path: Path) -> None:
     for name, tensor in tensors.items():
-        if name not in targets:
+        if name not in support and name not in whole:
             raise AdapterError(f"{path.name} holds {name!r}, which this model does not have")
-        want, have = tuple(targets[name].shape), tuple(tensor.shape)
-        is_support = name.rpartition(".")[2] in SUPPORT
-        fits = len(want) == len(have) and all(h <= w if is_support else h == w for h, w in zip(have, want, strict=True))
+        want, have = tuple((support | whole)[name].shape), tuple(tensor.shape)
+        same_form = len(want) == len(have)
+        fits = have == want or (name in support and same_form and all(h <= w for h, w in zip(have, want, strict=True)))
         if not fits:
-            raise AdapterError(f"{path.name}: {name} has shape {have}, this model needs {want}; adapt it with the same rank")
+            mend = (
+                "adapt it with the same rank" if name in support else "give it the same number of classes, or the same options"
+            )
+            raise AdapterError(f"{path.name}: {name} has shape {have}, this model needs {want}; {mend}")
 
 
 def _covers(stored: Tensor, needed: Tensor) -> bool:
-    return all(have >= want for have, want in zip(stored.shape, needed.shape, strict=True))
+    return stored.ndim == needed.ndim and all(have >= want for have, want in zip(stored.shape, needed.shape, strict=True))
+
+
+def _digest(tensors: dict[str, Tensor], description: dict) -> str:
+    """Return the SHA-256 of the tensors, their names and shapes, and of the description."""
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(raw_bytes(tensor))
+    return digest.hexdigest()

@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from glora_lib.methods.vit import NotFusable, freeze, layers
+from glora_lib.glora.fusable import Fusable, NotFusable
+from glora_lib.glora.layer import check_whole
+from glora_lib.methods.vit import freeze, layers
 
 
 def adapter(model: nn.Module, width: int = 8, placement: str = "mlp", dropout: float = 0.1) -> nn.Module:
@@ -19,7 +21,7 @@ def adapter(model: nn.Module, width: int = 8, placement: str = "mlp", dropout: f
     """
     if placement not in ("mlp", "houlsby"):
         raise ValueError(f"placement {placement!r} is not known; valid: mlp, houlsby")
-    _check(width)
+    check_whole(width, "width")
     branches = layers(model, ("ls1", "ls2") if placement == "houlsby" else ("ls2",), nn.Module)
     freeze(model)
     for name, branch in branches.items():
@@ -32,7 +34,7 @@ def adaptformer(model: nn.Module, width: int = 8, scale: float = 0.1, bias: bool
 
     Up and biases start at zero, down as Kaiming's. With biases 156,768 parameters on ViT-B, without 147,456.
     """
-    _check(width)
+    check_whole(width, "width")
     found = layers(model, ("mlp", "ls2"), nn.Module)
     freeze(model)
     for name in [name for name in found if name.endswith("mlp")]:
@@ -59,7 +61,7 @@ class Bottleneck(nn.Module):
         return F.linear(self.dropout(self.act(hidden)), self.up.weight[:, : self.used], self.up.bias)
 
 
-class SerialAdapter(nn.Module):
+class SerialAdapter(Fusable):
     """Stands for a branch's LayerScale or identity, the last thing before the residual sum, and follows it."""
 
     def __init__(self, branch: nn.Module, model: nn.Module, width: int, dropout: float = 0.1):
@@ -81,7 +83,7 @@ class SerialAdapter(nn.Module):
         raise NotFusable("Adapter cannot be fused: there is an activation between its two matrices")
 
 
-class ParallelAdapter(nn.Module):
+class ParallelAdapter(Fusable):
     """Stands for an MLP and its LayerScale, and adds a bottleneck beside them."""
 
     def __init__(self, mlp: nn.Module, branch: nn.Module, model: nn.Module, width, scale, bias, dropout):
@@ -100,8 +102,3 @@ class ParallelAdapter(nn.Module):
     def fuse(self):
         """Raise NotFusable."""
         raise NotFusable("AdaptFormer cannot be fused: there is an activation between its two matrices")
-
-
-def _check(width: int) -> None:
-    if width < 1:
-        raise ValueError(f"width must be at least 1, not {width}")

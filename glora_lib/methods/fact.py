@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from glora_lib.methods.vit import check_rank, freeze, layers, with_weights
+from glora_lib.glora.fusable import StandIn
+from glora_lib.methods.vit import check_rank, freeze, fused_layer, layers
 
 
 def fact_tt(model: nn.Module, rank: int = 16, scale: float = 1.0, dropout: float = 0.1) -> nn.Module:
@@ -41,11 +42,11 @@ class Factors(nn.Module):
             self.P = nn.Parameter(nn.init.xavier_uniform_(like.new_empty(rank, matrices)))
 
 
-class FactLinear(nn.Module):
+class FactLinear(StandIn):
     """A linear layer with the change above; `place` is the number of its first matrix, None for FacT-TT."""
 
     def __init__(self, linear: nn.Linear, factors: Factors, place: int | None, scale: float, dropout: float):
-        super().__init__()
+        super().__init__(linear)
         self.linear, self.factors, self.place, self.scale = linear, factors, place, scale
         self.dropout = nn.Dropout(dropout)
         d, rank = factors.U.shape
@@ -62,17 +63,21 @@ class FactLinear(nn.Module):
         P = self.factors.P[:, self.place : self.place + rows * columns]
         return torch.einsum("abc,ci->iab", self.factors.C, P).unflatten(0, self.grid)
 
-    def forward(self, x: Float[Tensor, "*batch d1"]) -> Float[Tensor, "*batch d2"]:
-        inner = x.unflatten(-1, (self.grid[1], -1)) @ self.factors.U  # (*batch, in, r)
+    def forward(self, input: Float[Tensor, "*batch d1"]) -> Float[Tensor, "*batch d2"]:
+        self._felt()
+        inner = input.unflatten(-1, (self.grid[1], -1)) @ self.factors.U  # (*batch, in, r)
         inner = self.dropout(torch.einsum("...ja,ijab->...ib", inner, self.cores()))  # (*batch, out, r)
-        return self.linear(x) + self.scale * (inner @ self.factors.V).flatten(-2)
+        return self.linear(input) + self.scale * (inner @ self.factors.V).flatten(-2)
 
-    @torch.no_grad()
-    def fuse(self) -> nn.Linear:
-        """Return a plain linear layer with the same function."""
+    def effective(self) -> tuple[Float[Tensor, "d2 d1"], Float[Tensor, " d2"] | None]:
+        """Return the changed weight, and the bias as it was."""
         dW = self.factors.U @ self.cores() @ self.factors.V  # (out, in, d, d), each for x as a row
         dW = dW.permute(0, 3, 1, 2).reshape(self.linear.weight.shape)
-        return with_weights(self.linear, self.linear.weight + self.scale * dW, self.linear.bias)
+        return self.linear.weight + self.scale * dW, self.linear.bias
+
+    def fuse(self) -> nn.Module:
+        """Return a plain linear layer with the same function."""
+        return fused_layer(self, self.linear)
 
 
 def _adapt(model: nn.Module, rank: int, scale: float, dropout: float, core: bool) -> nn.Module:

@@ -1,10 +1,14 @@
 """GLoRA under the common name: the supernet, whose configurations are sampled in training and searched afterwards."""
 
+from collections.abc import Collection
+
 from torch import nn
 
 from glora_lib.glora.model import AdaptedModel, adapt
 
 
-def glora(model: nn.Module, rank: int = 8, scale_broadcast: bool = False) -> AdaptedModel:
-    """Return the model with a GLoRA layer in place of every linear layer (see `adapt`)."""
-    return adapt(model, rank=rank, scale_broadcast=scale_broadcast)
+def glora(
+    model: nn.Module, rank: int = 8, scale_broadcast: bool = False, layers: Collection[str] = ("linear",), **options
+) -> AdaptedModel:
+    """Return the model with a GLoRA layer in place of every layer of the kinds; all options as for `adapt`."""
+    return adapt(model, rank=rank, scale_broadcast=scale_broadcast, layers=layers, **options)

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
+from glora_lib.glora.fusable import Fusable, NotFusable
 from glora_lib.methods.adapters import SerialAdapter
 from glora_lib.methods.lora import LoRALinear
 from glora_lib.methods.prompts import Prompted
-from glora_lib.methods.vit import NotFusable, blocks, check_rank, freeze, layers
+from glora_lib.methods.vit import blocks, check_rank, freeze, layers
 
 PARTS = ("prompt", "lora", "adapter")
 NoahConfig = Mapping[str, Sequence[int]]  # part -> width in every block
@@ -34,7 +35,7 @@ def noah(
     return NOAH(model, widths, config or dict.fromkeys(PARTS, (max(widths),) * depth), dropout)
 
 
-class NOAH(nn.Module):
+class NOAH(Fusable):
     """A ViT with prompts, LoRA and adapters; `config` is the subnet in use, `stored` the largest."""
 
     def __init__(self, model: nn.Module, widths: Sequence[int], config: NoahConfig, dropout: float):

@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from glora_lib.methods.vit import check_rank, freeze, layers, with_weights
+from glora_lib.glora.fusable import StandIn
+from glora_lib.glora.layer import check_whole
+from glora_lib.methods.vit import check_rank, freeze, fused_layer, layers, refuse_deaf
 
 
 def repadapter(
@@ -21,6 +23,9 @@ def repadapter(
     """
     found = layers(model, ("attn.qkv", "mlp.fc1"))
     check_rank(width, found, "bottleneck width")
+    check_whole(groups, "groups", least=None)
+    if bias:
+        refuse_deaf(model, found, "RepAdapter with biases")
     for name, layer in found.items():
         if groups < 1 or width % groups or layer.in_features % groups:
             raise ValueError(
@@ -32,11 +37,11 @@ def repadapter(
     return model
 
 
-class RepAdaptedLinear(nn.Module):
+class RepAdaptedLinear(StandIn):
     """A linear layer whose input passes the bottleneck above first."""
 
     def __init__(self, linear: nn.Linear, width: int, groups: int, scale: float, bias: bool, dropout: float):
-        super().__init__()
+        super().__init__(linear)
         self.linear, self.groups, self.scale = linear, groups, scale
         weight, d = linear.weight, linear.in_features
         self.down = nn.Parameter(nn.init.xavier_uniform_(weight.detach().new_empty(width, d)))
@@ -49,16 +54,20 @@ class RepAdaptedLinear(nn.Module):
         """Return Wu written out: a block on the diagonal for each group."""
         return torch.block_diag(*self.up.chunk(self.groups))
 
-    def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d2"]:
-        hidden = self.dropout(F.linear(x, self.down, self.down_bias))
-        return self.linear(x + self.scale * F.linear(hidden, self.dense_up(), self.up_bias))
+    def forward(self, input: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d2"]:
+        self._felt()
+        hidden = self.dropout(F.linear(input, self.down, self.down_bias))
+        return self.linear(input + self.scale * F.linear(hidden, self.dense_up(), self.up_bias))
 
-    @torch.no_grad()
-    def fuse(self) -> nn.Linear:
-        """Return a plain linear layer with the same function. A layer without bias gains one if the adapter has biases."""
+    def effective(self) -> tuple[Float[Tensor, "d2 d"], Float[Tensor, " d2"] | None]:
+        """Return the changed weight and bias. A layer without bias gains one if the adapter has biases."""
         W, b, up = self.linear.weight, self.linear.bias, self.dense_up()
         weight = W + self.scale * W @ up @ self.down
         if self.up_bias is not None:
             shift = self.scale * W @ (up @ self.down_bias + self.up_bias)
             b = shift if b is None else b + shift
-        return with_weights(self.linear, weight, b)
+        return weight, b
+
+    def fuse(self) -> nn.Module:
+        """Return a plain linear layer with the same function."""
+        return fused_layer(self, self.linear)

@@ -3,10 +3,10 @@
 Fusing it is part of the paper, but not of the authors' code: rows of a weight are scaled, and a norm's own gamma and beta.
 """
 
-import torch
 from torch import Tensor, nn
 
-from glora_lib.methods.vit import freeze, layers, with_weights
+from glora_lib.glora.fusable import StandIn
+from glora_lib.methods.vit import freeze, fused_layer, layers, refuse_deaf
 
 
 def ssf(model: nn.Module) -> nn.Module:
@@ -20,33 +20,38 @@ def ssf(model: nn.Module) -> nn.Module:
     around = {name: module for name, module in model.named_modules() if name in names and isinstance(module, nn.LayerNorm)}
     if "patch_embed.norm" not in around:
         around["patch_embed.proj"] = model.patch_embed.proj
-    made = {name: ScaledShifted(layer) for name, layer in (found | around).items()}
+    found |= around
+    if bare := [name for name, layer in found.items() if layer.weight is None]:
+        raise ValueError(f"SSF needs a weight to fuse into, and {bare[0]!r} has none")
+    refuse_deaf(model, found, "SSF")
     freeze(model)
-    for name, layer in made.items():
-        model.set_submodule(name, layer)
+    for name, layer in found.items():
+        model.set_submodule(name, ScaledShifted(layer))
     return model
 
 
-class ScaledShifted(nn.Module):
+class ScaledShifted(StandIn):
     """A linear layer, convolution or LayerNorm whose output is scaled and shifted."""
 
     def __init__(self, layer: nn.Linear | nn.Conv2d | nn.LayerNorm):
-        super().__init__()
-        if layer.weight is None:
-            raise ValueError(f"SSF needs a weight to fuse into, and {layer} has none")
+        super().__init__(layer)
         self.layer = layer
         self.gamma = nn.Parameter(layer.weight.new_empty(len(layer.weight)).normal_(1, 0.02))
         self.beta = nn.Parameter(layer.weight.new_empty(len(layer.weight)).normal_(0, 0.02))
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.layer(x)
+    def forward(self, input: Tensor) -> Tensor:
+        self._felt()
+        y = self.layer(input)
         if isinstance(self.layer, nn.Conv2d):  # features are the second axis there
             return y * self.gamma[:, None, None] + self.beta[:, None, None]
         return y * self.gamma + self.beta
 
-    @torch.no_grad()
-    def fuse(self) -> nn.Module:
-        """Return a plain layer of the same class with the same function. A layer without bias gains one."""
+    def effective(self) -> tuple[Tensor, Tensor]:
+        """Return the scaled weight and the scaled and shifted bias. A layer without bias gains one."""
         weight, bias = self.layer.weight, self.layer.bias
         gamma = self.gamma.view(-1, *[1] * (weight.dim() - 1))
-        return with_weights(self.layer, weight * gamma, self.beta if bias is None else bias * self.gamma + self.beta)
+        return weight * gamma, self.beta if bias is None else bias * self.gamma + self.beta
+
+    def fuse(self) -> nn.Module:
+        """Return a plain layer of the same class with the same function."""
+        return fused_layer(self, self.layer)

@@ -1,6 +1,18 @@
 """Figures: arrays and tables in, a matplotlib Figure out; `save` writes it to out/, `committed` holds it against figures/."""
 
-from glora_lib.plot.explain import configuration, contact_sheet, embeddings, matrices, sizes, storage, tally
-from glora_lib.plot.results import bars, generations, heat_table, interval_panels, intervals, lines, panels, ratios, shares
+from glora_lib.plot.explain import configuration, confusion, contact_sheet, embeddings, layer, matrices, sizes, storage, tallies
+from glora_lib.plot.results import (
+    bars,
+    beside_random,
+    differences,
+    gains,
+    generations,
+    heat_table,
+    intervals,
+    lines,
+    panels,
+    ratios,
+    shares,
+)
 from glora_lib.plot.style import GREYSAFE, save
 from glora_lib.plot.superlora import fronts, groups, spectra, strips, tensors

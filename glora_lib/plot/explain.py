@@ -29,13 +29,17 @@ def configuration(config: Config, ranks: Sequence[int]) -> Figure:
     return finish(figure, spines=False)
 
 
-def tally(counts: pd.Series, *, x: str) -> Figure:
-    """Return one horizontal bar for every entry of `counts`, with its number."""
-    figure, axes = plt.subplots(figsize=(7, 0.45 * len(counts) + 1))
-    drawn = axes.barh(counts.index[::-1], counts.to_numpy()[::-1], color=GREYSAFE[2])
-    axes.bar_label(drawn, padding=3)
-    axes.set(xlabel=x)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+def tallies(counts: Mapping[str, pd.Series], *, x: str) -> Figure:
+    """Return a panel for every name of `counts`, one below another, with a horizontal bar and its number for every entry."""
+    heights = [0.3 * len(panel) + 0.55 for panel in counts.values()]
+    shape = {"height_ratios": heights}
+    figure, grid = plt.subplots(len(counts), 1, figsize=(7, sum(heights) + 0.6), squeeze=False, gridspec_kw=shape)
+    for axes, (name, panel) in zip(grid[:, 0], counts.items(), strict=True):
+        drawn = axes.barh(panel.index[::-1], panel.to_numpy()[::-1], color=GREYSAFE[2])
+        axes.bar_label(drawn, padding=3)
+        axes.set_title(f"{name}, n = {panel.sum():,}", loc="left", fontsize=10)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    grid[-1, 0].set_xlabel(x)
     return finish(figure)
 
 
@@ -51,18 +55,71 @@ def contact_sheet(tasks: Sequence, columns: int = 10) -> Figure:
     return finish(figure, spines=False)
 
 
-def embeddings(pictures: Mapping[tuple[str, str], np.ndarray], labels: np.ndarray, classes: Sequence[int]) -> Figure:
-    """Return a grid of pictures, keyed by (row, column): points in two dimensions, a digit a class."""
+def embeddings(pictures: Mapping[tuple[str, str], np.ndarray], labels: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Return pictures of points in two dimensions, keyed by (row, column): the first row large, with the classes' names.
+
+    A class has a colour of its own, and a digit that stays readable in grey.
+    """
     rows, columns = (list(dict.fromkeys(key[place] for key in pictures)) for place in (0, 1))
-    figure, axes = plt.subplots(len(rows), len(columns), figsize=(3.2 * len(columns), 3.2 * len(rows)), squeeze=False)
-    colors = sns.color_palette("viridis", len(classes))
+    heights = [4.2] + [2.2] * (len(rows) - 1)
+    size, shape = (3.9 * len(columns), sum(heights)), {"height_ratios": heights}
+    figure, axes = plt.subplots(len(rows), len(columns), figsize=size, squeeze=False, gridspec_kw=shape)
+    colors = sns.color_palette("tab10", len(classes))
     for (row, column), points in pictures.items():
+        first = row == rows[0]
         panel = axes[rows.index(row)][columns.index(column)]
         for number, color in enumerate(colors):
             own = points[labels == number]
-            panel.scatter(own[:, 0], own[:, 1], s=14, color=color, marker=f"${number}$", linewidths=0.2)
-        panel.set(xticks=[], yticks=[], title=column if row == rows[0] else "", ylabel=row if column == columns[0] else "")
+            panel.scatter(own[:, 0], own[:, 1], s=20 if first else 9, color=color, marker=f"${number}$", linewidths=0.2)
+            if first and len(own):
+                box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8}
+                middle = np.median(own, axis=0)
+                panel.annotate(f"{number} {classes[number]}"[:18], middle, fontsize=7, ha="center", va="center", bbox=box)
+        panel.set(xticks=[], yticks=[], title=column if first else "", ylabel=row if column == columns[0] else "")
     return finish(figure)
+
+
+def layer() -> Figure:
+    """Return a schematic of the adapted layer: what is frozen, what each support tensor does, and what comes out (Eq. 10)."""
+    figure, axes = plt.subplots(figsize=(9.5, 4.2))
+    axes.set(xlim=(0, 19), ylim=(0, 8.4))
+    axes.axis("off")
+
+    def box(x: float, y: float, text: str, color: str, width: float = 2.6, height: float = 1.1) -> None:
+        axes.add_patch(plt.Rectangle((x, y), width, height, facecolor=color, edgecolor="0.3", linewidth=1))
+        axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=10)
+
+    def arrow(x0: float, y0: float, x1: float, y1: float) -> None:
+        axes.annotate("", (x1, y1), (x0, y0), arrowprops={"arrowstyle": "-|>", "color": "0.3", "shrinkA": 0, "shrinkB": 0})
+
+    trained, frozen = "#cfe0ec", "0.85"
+    axes.text(0.5, 4.2, "x", fontsize=15, ha="center", va="center")
+    box(4.2, 6.4, "W0 (d2, d1)", frozen)
+    box(7.6, 6.4, "W0 * A", trained)
+    box(11, 6.4, "B", trained)
+    axes.text(3.9, 7.9, "weight: scale what is there, add what is new", fontsize=9, style="italic")
+    box(4.2, 1.0, "b0 (d2)", frozen, 2.0)
+    box(6.8, 1.0, "b0 * D", trained, 2.0)
+    box(9.4, 1.0, "E", trained, 2.0)
+    box(12, 1.0, "W0 C", trained, 2.0)
+    axes.text(
+        3.9, 0.3, "bias: scale it, shift it, and what a constant C added to the input would give", fontsize=9, style="italic"
+    )
+    for x in (7.2, 10.6):
+        axes.text(x, 6.95, "+", fontsize=14, ha="center", va="center")
+    for x in (6.5, 9.1, 11.7):
+        axes.text(x, 1.55, "+", fontsize=14, ha="center", va="center")
+    box(7.2, 3.7, "W x + b", "w", 3.2)
+    arrow(0.9, 4.25, 7.2, 4.25)
+    arrow(8.8, 6.4, 8.8, 4.8)
+    arrow(8.8, 2.1, 8.8, 3.7)
+    arrow(10.4, 4.25, 14.6, 4.25)
+    axes.text(14.9, 4.2, "y\n(after training W and b\nare one plain layer)", fontsize=10, ha="left", va="center", wrap=True)
+    axes.text(8.6, 5.6, "W", fontsize=11, ha="right")
+    axes.text(8.6, 2.6, "b", fontsize=11, ha="right")
+    box(15.2, 7.2, "frozen", frozen, 3.2, 0.8)
+    box(15.2, 6.2, "trained", trained, 3.2, 0.8)
+    return finish(figure, spines=False)
 
 
 def storage(d2: int, d1: int, rank: int) -> Figure:
@@ -112,3 +169,27 @@ def sizes(samples: Mapping[str, Sequence[int]], marks: Mapping[str, Mapping[str,
     grid[-1, 0].set(xlabel=x, xscale="log", xlim=(low, high))
     grid[-1, 0].set_xticks(ticks, ticks)
     return finish(figure)
+
+
+def confusion(counts: pd.DataFrame) -> Figure:
+    """Return a confusion matrix with its numbers, a row a true class, a column a predicted one, shaded as shares of the row."""
+    size = 1.6 + 0.55 * len(counts)
+    figure, axes = plt.subplots(figsize=(size + 0.6, size))
+    share = counts.div(counts.sum(axis=1).clip(lower=1), axis=0)
+    sns.heatmap(share, annot=counts, fmt="d", cmap="Greys", vmin=0, vmax=1, cbar=False, ax=axes, linewidths=0.5)
+    axes.set(xlabel="predicted", ylabel="true", title=f"test pictures, n = {int(counts.to_numpy().sum())}")
+    axes.tick_params(axis="x", rotation=90)
+    axes.tick_params(axis="y", rotation=0)
+    return finish(figure, spines=False)
+
+
+def pictures(images: Sequence, titles: Sequence[str], columns: int = 6) -> Figure:
+    """Return pictures in a grid, each with a few lines above."""
+    rows = max(1, -(-len(images) // columns))
+    figure, grid = plt.subplots(rows, columns, figsize=(1.7 * columns, 2.3 * rows), squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, image, title in zip(grid.flat, images, titles, strict=False):
+        axes.imshow(np.asarray(image.convert("RGB")))
+        axes.set_title(title, fontsize=7)
+    return finish(figure, spines=False)

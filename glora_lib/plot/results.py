@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from glora_lib.plot.style import GREYSAFE, HATCHES, MARKERS, finish
+from glora_lib.plot.style import GREYSAFE, MARKERS, finish, look
 
 
 def lines(
@@ -16,14 +16,17 @@ def lines(
     """Return a line per name of `curves`, each (x values, y values), with markers."""
     figure, axes = plt.subplots(figsize=(7, 4))
     for number, (name, (xs, ys)) in enumerate(curves.items()):
-        style = {"color": GREYSAFE[number % 5], "marker": MARKERS[number % 5], "linestyle": "--" if number >= 5 else "-"}
+        color, marker, _ = look(name, number)
+        style = {"color": color, "marker": marker, "linestyle": "--" if number >= 5 else "-"}
         axes.plot(xs, ys, label=name, markersize=4, linewidth=1.6, **style)
     axes.set(xlabel=x, ylabel=y, title=title, yscale="log" if log_y else "linear")
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))
     return finish(figure)
 
 
-def panels(curves: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], *, x: str, y: str, columns: int = 3) -> Figure:
+def panels(
+    curves: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], *, x: str, y: str, columns: int = 3, from_zero: bool = False
+) -> Figure:
     """Return a panel per name of `curves`, x doubling, with one legend for all.
 
     A line is (x values, y values), or (x values, y values, standard deviations), which are drawn as whiskers; then the lines
@@ -34,14 +37,15 @@ def panels(curves: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], *, x: 
     figure, grid = plt.subplots(rows, columns, figsize=(3.3 * columns, 2.7 * rows), squeeze=False)
     for axes, (title, panel) in zip(grid.flat, curves.items(), strict=False):
         for number, (name, (xs, ys, *spread)) in enumerate(panel.items()):
-            style = {"color": GREYSAFE[number % 5], "marker": MARKERS[number % 5], "markersize": 4, "linewidth": 1.4}
+            color, marker, _ = look(name, number)
+            style = {"color": color, "marker": marker, "markersize": 4, "linewidth": 1.4}
             apart = 2 ** (0.07 * (number - (len(panel) - 1) / 2)) if spread else 1
             whiskers = {"yerr": np.nan_to_num(spread[0]), "elinewidth": 0.7, "capsize": 1.5} if spread else {}
             axes.errorbar(np.multiply(xs, apart), ys, label=name, **whiskers, **style)
         axes.set_xscale("log", base=2)
         axes.set_xticks(xs, xs)
         axes.set_title(title, fontsize=9)
-        axes.set(xlabel=x, ylabel=y)
+        axes.set(xlabel=x, ylabel=y, **({"ylim": (0, None)} if from_zero else {}))
     for axes in grid.flat[len(curves) :]:
         axes.axis("off")
     handles, names = grid.flat[0].get_legend_handles_labels()
@@ -53,18 +57,21 @@ def intervals(
     table: pd.DataFrame, *, label: str, value: str, low: str, high: str, x: str, reference: float | None = None
 ) -> Figure:
     """Return a dot with an interval for every row of `table`, one under another."""
-    figure, axes = plt.subplots(figsize=(7, 0.45 * len(table) + 1))
+    figure, axes = plt.subplots(figsize=(9, 0.4 * len(table) + 1.2))
     places = np.arange(len(table))[::-1]
     spread = np.abs(table[[low, high]].to_numpy().T - table[value].to_numpy())
     axes.errorbar(table[value], places, xerr=spread, fmt="o", color=GREYSAFE[0], capsize=4)
     if reference is not None:
         axes.axvline(reference, color=GREYSAFE[1], linestyle="--", linewidth=1)
-    axes.set(yticks=places, yticklabels=table[label], xlabel=x)
+    axes.set(yticks=places, yticklabels=table[label], xlabel=x, ylim=(-0.6, len(table) - 0.4))
     return finish(figure)
 
 
-def ratios(table: pd.DataFrame, *, label: str, hue: str, x: str) -> Figure:
-    """Return a row for every `label` with a dot for every `hue`: columns ratio (the dot), low and high (the whisker)."""
+def ratios(table: pd.DataFrame, *, label: str, hue: str, x: str, group: str = "") -> Figure:
+    """Return a row for every `label` with a dot for every `hue`: columns ratio (the dot), low and high (the whisker).
+
+    With `group` a line parts the rows of one value from those of the next, and names it at the right.
+    """
     labels, kinds = list(dict.fromkeys(table[label])), list(dict.fromkeys(table[hue]))
     figure, axes = plt.subplots(figsize=(7.5, 0.32 * len(labels) + 1.4))
     axes.axvline(1, color="0.4", linestyle="--", linewidth=1)
@@ -74,7 +81,14 @@ def ratios(table: pd.DataFrame, *, label: str, hue: str, x: str) -> Figure:
         spread = np.abs(rows[["low", "high"]].to_numpy().T - rows["ratio"].to_numpy())
         style = {"color": GREYSAFE[number % 5], "marker": MARKERS[number % 5], "markersize": 4, "linewidth": 1}
         axes.errorbar(rows["ratio"], places, xerr=spread, fmt=" ", label=f"{hue} {value}", **style)
-    axes.set(yticks=np.arange(len(labels))[::-1], yticklabels=labels, xlabel=x, xlim=(0, None))
+    if group:
+        kind_of = table.drop_duplicates(label).set_index(label)[group].reindex(labels).tolist()
+        for row in [0, *(row for row in range(1, len(labels)) if kind_of[row] != kind_of[row - 1])]:
+            axes.axhline(len(labels) - row - 0.5, color="0.8", linewidth=0.8)
+            axes.text(
+                1.01, len(labels) - row - 1, kind_of[row], transform=axes.get_yaxis_transform(), fontsize=8, style="italic"
+            )
+    axes.set(yticks=np.arange(len(labels))[::-1], yticklabels=labels, xlabel=x, xlim=(0, None), ylim=(-0.7, len(labels) - 0.3))
     axes.legend(frameon=False, ncols=len(kinds), loc="lower center", bbox_to_anchor=(0.5, 1))
     return finish(figure)
 
@@ -98,7 +112,8 @@ def bars(table: pd.DataFrame, *, x: str, y: str, hue: str, error: str, ylabel: s
     for number, kind in enumerate(kinds):
         rows = table[table[hue] == kind].set_index(x).reindex(groups)
         places = np.arange(len(groups)) + (number - (len(kinds) - 1) / 2) * width
-        style = {"color": GREYSAFE[number % 5], "hatch": HATCHES[number % 5], "edgecolor": "white"}
+        color, _, hatch = look(kind, number)
+        style = {"color": color, "hatch": hatch, "edgecolor": "white", "ecolor": "0.4"}
         axes.bar(places, rows[y], width, yerr=rows[error].fillna(0), label=kind, capsize=3, **style)
     axes.set_xticks(np.arange(len(groups)), groups, fontsize=8)
     axes.set(ylabel=ylabel)
@@ -134,26 +149,87 @@ def heat_table(table: pd.DataFrame, *, title: str = "") -> Figure:
     return finish(figure, spines=False)
 
 
-def interval_panels(table: pd.DataFrame, *, panel: str, label: str, value: str, low: str, high: str, x: str) -> Figure:
-    """Return a panel for every `panel`, up to six abreast: a dot and its interval for every `label`, and a line at 0."""
-    names, labels = list(dict.fromkeys(table[panel])), list(dict.fromkeys(table[label]))
-    abreast = max(1, min(6, len(names)))
-    rows = max(1, -(-len(names) // abreast))
-    size = (1.6 + 1.9 * abreast, (0.6 + 0.22 * len(labels)) * rows + 0.5)
-    figure, grid = plt.subplots(rows, abreast, figsize=size, sharex=True, sharey=True, squeeze=False)
-    for axes in grid.flat[len(names) :]:
-        axes.set_axis_off()
-    for axes, name in zip(grid.flat, names, strict=False):
-        of_panel = table[table[panel] == name].set_index(label).reindex(labels)
-        spread = np.abs(of_panel[[low, high]].to_numpy(dtype=float).T - of_panel[value].to_numpy(dtype=float))
-        axes.axvline(0, color="0.4", linestyle="--", linewidth=1)
-        axes.errorbar(of_panel[value], np.arange(len(labels)), xerr=spread, fmt="o", color=GREYSAFE[0], markersize=4, capsize=2)
-        axes.set_title(name, fontsize=9)
-        axes.set_yticks(np.arange(len(labels)), labels, fontsize=8)
-    for axes in grid.flat[max(0, len(names) - abreast) : len(names)]:  # no panel below, though perhaps an empty place
-        axes.tick_params(labelbottom=True)
-    grid[0, 0].invert_yaxis()
-    figure.supxlabel(x, fontsize=10)
+def differences(
+    table: pd.DataFrame, means: pd.DataFrame, *, by: str, x: str, limit: float = 15, names: Sequence[str] = ()
+) -> Figure:
+    """Return a row for every value of `by`: a dot a task, hollow where it is a single seed, and below it the mean's interval.
+
+    Args:
+        table: as of `table.paired`, with the column `by`: difference and n (seeds).
+        means: as of `table.over_tasks`: by, difference, low and high.
+        limit: points from zero at which the axis is cut; what lies beyond is an arrow at the edge.
+        names: the rows in their order, if not that of `means`.
+    """
+    rows = list(names) or means[by].tolist()
+    figure, axes = plt.subplots(figsize=(8.5, 0.42 * len(rows) + 1.3))
+    axes.axvline(0, color="0.4", linestyle="--", linewidth=1)
+    for place, name in zip(np.arange(len(rows))[::-1], rows, strict=True):
+        for row in table[table[by] == name].itertuples():
+            beyond, single = abs(row.difference) > limit, row.n == 1
+            marker = (">" if row.difference > 0 else "<") if beyond else "o"
+            style = {"markersize": 5, "markerfacecolor": "none" if single else "0.65", "markeredgecolor": "0.5"}
+            axes.plot(np.clip(row.difference, -limit, limit), place + 0.14, marker, clip_on=False, **style)
+        mean = means[means[by] == name].iloc[0]
+        low, middle, high = (np.clip(mean[part], -limit, limit) for part in ("low", "difference", "high"))
+        axes.plot([low, high], [place - 0.2] * 2, color=GREYSAFE[0], linewidth=2)
+        axes.plot(middle, place - 0.2, "|", color=GREYSAFE[0], markersize=9, markeredgewidth=2)
+    axes.set(yticks=np.arange(len(rows))[::-1], yticklabels=rows, xlabel=x, xlim=(-limit, limit), ylim=(-0.6, len(rows) - 0.4))
+    marks = [plt.Line2D([], [], **style) for style in (
+        {"marker": "o", "linestyle": "", "markerfacecolor": "0.65", "markeredgecolor": "0.5", "label": "a task, several seeds"},
+        {"marker": "o", "linestyle": "", "markerfacecolor": "none", "markeredgecolor": "0.5", "label": "one seed"},
+        {"marker": ">", "linestyle": "", "markerfacecolor": "0.65", "markeredgecolor": "0.5", "label": "beyond the axis"},
+        {"color": GREYSAFE[0], "linewidth": 2, "label": "mean over sources, 95 %"},
+    )]  # fmt: skip
+    axes.legend(handles=marks, frameon=False, ncols=4, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1))
+    return finish(figure)
+
+
+def gains(panels: Mapping[str, pd.DataFrame], *, x: str, y: str, shaded: Mapping[str, Sequence[float]]) -> Figure:
+    """Return a panel a name, x doubling: differences to a reference by method, GLoRA's with its interval.
+
+    Args:
+        panels: columns method, shots, difference, low and high.
+        shaded: name -> the values of x that are shaded, where little can be read off any method.
+    """
+    figure, grid = plt.subplots(1, len(panels), figsize=(2.6 * len(panels) + 0.6, 3.2), sharey=True, squeeze=False)
+    for axes, (title, table) in zip(grid[0], panels.items(), strict=True):
+        axes.axhline(0, color="0.4", linestyle="--", linewidth=1)
+        for value in shaded.get(title, ()):
+            axes.axvspan(value / 2**0.5, value * 2**0.5, color="0.9", linewidth=0)
+        for number, (name, rows) in enumerate(table.groupby("method", sort=False)):
+            color, marker, _ = look(name, number)
+            strong = name.lower() == "glora"
+            spread = np.abs(rows[["low", "high"]].to_numpy().T - rows["difference"].to_numpy()) if strong else None
+            style = {"color": color, "marker": marker, "markersize": 4.5, "capsize": 2, "linewidth": 1.8 if strong else 0.8}
+            axes.errorbar(rows["shots"], rows["difference"], yerr=spread, label=name, zorder=3 if strong else 2, **style)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(rows["shots"], rows["shots"])
+        axes.set_title(title, fontsize=9)
+        axes.set(xlabel=x)
+    grid[0, 0].set_ylabel(y)
+    handles, names = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, frameon=False, ncols=len(names), loc="lower center", bbox_to_anchor=(0.5, 1))
+    return finish(figure)
+
+
+def beside_random(table: pd.DataFrame, *, x: str, hue: str, y: str) -> Figure:
+    """Return a dot with its interval for every `x` and `hue`, on a grey bar where the mean of as many random ones would lie.
+
+    Columns beside those: mean, half (of the interval), random, random_half, n.
+    """
+    groups, kinds = list(dict.fromkeys(table[x])), list(dict.fromkeys(table[hue]))
+    figure, axes = plt.subplots(figsize=(2 + 1.5 * len(groups), 4))
+    for number, kind in enumerate(kinds):
+        rows = table[table[hue] == kind].set_index(x).reindex(groups)
+        places = np.arange(len(groups)) + (number - (len(kinds) - 1) / 2) * 0.26
+        label = "as many random ones, 95 %" if number == 0 else None
+        bottom = rows["random"] - rows["random_half"]
+        axes.bar(places, 2 * rows["random_half"], 0.2, bottom=bottom, color="0.82", label=label)
+        style = {"color": GREYSAFE[number % 5], "marker": MARKERS[number % 5], "linestyle": "", "capsize": 3, "markersize": 5}
+        axes.errorbar(places, rows["mean"], yerr=rows["half"], label=f"{kind}, n = {rows['n'].iloc[0]:.0f}", **style)
+    axes.set_xticks(np.arange(len(groups)), groups)
+    axes.set(ylabel=y, ylim=(0, None))
+    axes.legend(frameon=False, ncols=len(kinds) + 1, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1))
     return finish(figure)
 
 

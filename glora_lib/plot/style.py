@@ -15,6 +15,24 @@ MARKERS = ("o", "s", "^", "D", "v")
 HATCHES = ("", "//", "..", "xx", "--")
 
 
+# One colour, marker and hatch a method, in every figure; the strongest is GLoRA's.
+METHODS = {
+    "glora": ("#1b2a41", "o", ""),
+    "lora": ("#b5442e", "s", "//"),
+    "vpt": ("#3d7ea6", "^", ".."),
+    "adapter": ("#e0a458", "D", "xx"),
+    "noah": ("#8aa29e", "v", "--"),
+    "fact": ("#7d5ba6", "X", "\\\\"),
+    "linear": ("#777777", "P", "++"),
+}
+
+
+def look(name: str, number: int) -> tuple[str, str, str]:
+    """Return colour, marker and hatch: a method's own ("GLoRA", "vpt_deep"), or those of the place `number` in a figure."""
+    words = name.lower().replace("-", "_").replace(" ", "_").split("_")
+    return METHODS.get(words[0]) or (GREYSAFE[number % 5], MARKERS[number % 5], HATCHES[number % 5])
+
+
 def save(figure: Figure, name: str, profile: Profile) -> Path:
     """Write the figure as `out/<profile>/figures/<name>.png`; return the path. The committed ones stay as they are."""
     path = OUT / profile.name / "figures" / f"{name}.png"

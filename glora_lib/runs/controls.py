@@ -12,8 +12,14 @@ FORWARD = 1 / 3  # of a training step's operations
 
 def controls(task: str, profile: Profile, seed: int = 0) -> list[Run]:
     """Return the runs of the controls that the profile names for a task, in that order, in the experiment "controls"."""
-    longer = profile.methods | {"lora": profile.methods.get("lora", {}) | {"epochs": whole_budget(profile)}}
-    recipes = {"lora_long": ("lora", replace(profile, methods=longer))}
+    changes = {
+        "lora_long": {"epochs": whole_budget(profile)},
+        "lora_matched": {"options": {"rank": profile.rank, "placement": "all"}},
+    }
+    lora = profile.methods.get("lora", {})
+    recipes = {
+        name: ("lora", replace(profile, methods=profile.methods | {"lora": lora | change})) for name, change in changes.items()
+    }
     runs = []
     for name in profile.controlled.get(task, ()):
         method, recipe = recipes.get(name, (name, profile))
@@ -43,15 +49,20 @@ def rates(task: str, profile: Profile, seed: int = 0) -> list[Run]:
     """Return the methods of the profile's `rates` at their own learning rate and at each of the others.
 
     At its own rate it is the run of the experiment "vtab1k"; the others belong to the experiment "recipe", and the label is the
-    method and the rate, "vpt_deep-3e-03".
+    method and the rate, "vpt_deep-3e-03", with as many digits as the rate needs.
     """
     runs = []
     for method, others in profile.rates.items():
         runs.append(Run("vtab1k", task, method, profile, seed))
         for rate in others:
             recipe = profile.methods | {method: profile.methods.get(method, {}) | {"learning_rate": rate}}
-            runs.append(Run("recipe", task, method, replace(profile, methods=recipe), seed, label=f"{method}-{rate:.0e}"))
+            runs.append(Run("recipe", task, method, replace(profile, methods=recipe), seed, label=f"{method}-{exactly(rate)}"))
     return runs
+
+
+def exactly(number: float) -> str:
+    """Return a number as text with no more digits than tell it from every other: "3e-03", "1.6e-04"."""
+    return next(text for digits in range(17) if float(text := f"{number:.{digits}e}") == number)
 
 
 def sensitivity(task: str, profile: Profile, seed: int = 0) -> list[Run]:

@@ -1,9 +1,9 @@
 """Runs and their records: what is missing is computed, what exists with the same settings is kept."""
 
+import math
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
-from dataclasses import replace
 
 import torch
 from joblib import Parallel, delayed, parallel_config
@@ -11,10 +11,12 @@ from joblib import Parallel, delayed, parallel_config
 from glora_lib import backbones
 from glora_lib.data import load_shift, load_task
 from glora_lib.runs.provenance import peak_memory, provenance
-from glora_lib.runs.record import Record
+from glora_lib.runs.record import Record, RecordError
 from glora_lib.runs.run import Run
-from glora_lib.runs.stages import STAGES
-from glora_lib.training.device import device, suited
+from glora_lib.runs.stages import STAGES, here
+from glora_lib.runs.together import groups, train_together
+from glora_lib.training import deadline
+from glora_lib.training.device import device
 from glora_lib.training.device import peak_memory as gpu_memory
 from glora_lib.training.loop import accuracy
 from glora_lib.training.threads import share
@@ -30,6 +32,8 @@ def fill(
     compute: str = "missing",
     workers: int = 1,
     scheduler: str | None = None,
+    together: bool = False,
+    say: Callable[[str], None] = lambda line: None,
     do: Callable[[Run], Record] | None = None,
 ) -> list[Run]:
     """Compute the runs that have no record ("missing"), all of them ("all") or not one ("none"); return those still without.
@@ -40,7 +44,12 @@ def fill(
         workers: processes that compute at once; they share the processor's threads out.
         scheduler: the address of a Dask cluster, "tcp://host:8786", whose workers compute instead; they need the same code and
             packages, not the same disk. A run whose worker dies is given to another one.
+        together: train runs of one kind as one program also where there is no GPU, on which one worker always does.
+        say: is told a line for every record that is saved.
         do: what makes a record of a run; `execute` without it, `language.execute` for language models.
+
+    Raises DeviceError for a device that is asked for and missing, and OutOfTime when the deadline has passed
+    (`training.deadline.until`): records that are whole stay, and what has begun goes on from there another time.
     """
     do = do or execute
     if compute not in COMPUTE:
@@ -49,13 +58,27 @@ def fill(
     if scheduler is None:
         device()  # one that is asked for and missing is an error before anything is deleted or computed
     wanted = [run for run in runs if compute == "all" or (compute == "missing" and not run.exists())]
+    for run in wanted:
+        if run.changed and compute == "all":  # kept, under a name that is no record's
+            run.path.replace(run.path.with_name(f"{run.path.name}.other-settings"))
+        elif run.changed:
+            raise RecordError(
+                f"{run.path} holds a record of other settings, (there, here): {run.changed}; move it away, give this run a "
+                'label, or say compute="all", which sets it aside'
+            )
     if compute == "all":
         for run in wanted:
             for stage in (run, run.supernet):
                 shutil.rmtree(stage.state_folder, ignore_errors=True)
     if workers == 1 and scheduler is None:
-        for run in wanted:
-            do(run).save()
+        for group in groups(wanted):
+            if do is execute and (device().type == "cuda" or together):
+                train_together(group)
+            for run in group:
+                deadline.check(f"{run.id} and what follows it have not begun")
+                record = do(run)
+                record.save()
+                say(f"{record.experiment}/{record.id}: test {record.metrics.get('test', math.nan):.4f}")
     elif wanted:
         threads = share(workers) if scheduler is None else None
         with _backend(scheduler):
@@ -71,10 +94,7 @@ def execute(run: Run) -> Record:
     """Train, search, fuse and measure one run; return its record, not yet saved."""
     if run.method not in STAGES:
         raise ValueError(f"method {run.method!r} cannot be run here; valid: {', '.join(STAGES)}")
-    place = device()  # refused before anything is computed where it is not here
-    recipe, task = run.recipe, load_task(run.task, run.profile)
-    computed_in = suited(recipe.dtype, place)
-    recipe = replace(recipe, dtype=computed_in)
+    recipe, task = here(run.recipe), load_task(run.task, run.profile)
     model = backbones.load_backbone(
         recipe.backbone, classes=task.classes, image_size=recipe.image_size, weights=recipe.weights,
         drop_path=recipe.drop_path, seed=run.seed,
@@ -98,7 +118,7 @@ def execute(run: Run) -> Record:
         cost["gpu_memory_mb"] = gpu_memory(measured_on)
     return Record(
         run.experiment, run.task, run.label or run.method, run.profile.name, run.seed, settings, metrics,
-        cost=cost, provenance=provenance(computed_in, measured_on), **outcome,
+        cost=cost, provenance=provenance(recipe.dtype, measured_on), **outcome,
     )  # fmt: skip
 
 

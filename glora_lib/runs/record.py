@@ -1,14 +1,15 @@
 """Records: one JSON file a run, with everything needed to believe it, and the table of them."""
 
 import json
-import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import get_type_hints
 
 import pandas as pd
 
 from glora_lib.paths import ROOT
 from glora_lib.runs.profile import PROFILES
+from glora_lib.training.files import replacing
 
 
 class RecordError(ValueError):
@@ -39,32 +40,52 @@ class Record:
         return f"{self.task}--{self.method}--{self.profile}--s{self.seed}"
 
     def save(self) -> Path:
-        """Write the record to its profile's folder, `<experiment>/<id>.json`, through a temporary file; return the path."""
+        """Write the record to its profile's folder, `<experiment>/<id>.json`, whole or not at all; return the path.
+
+        A record of the same settings is replaced. One of other settings is not: a RecordError names what differs.
+        """
         path = folder(self.experiment, self.profile) / f"{self.id}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(asdict(self), indent=1, allow_nan=False) + "\n")
-        os.replace(temporary, path)
+        text = json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
+        if differing := changed_settings(path, json.loads(text)["settings"]):
+            raise RecordError(
+                f"{path} holds a record of other settings, (there, here): {differing}; move it away, or give this run a label"
+            )
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
         return path
 
     @classmethod
     def load(cls, path: Path) -> "Record":
         """Return the record in `path`; a RecordError says what is wrong with the file."""
         try:
-            data = json.loads(Path(path).read_text())
-        except (OSError, json.JSONDecodeError) as error:
+            data = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        except (OSError, ValueError) as error:  # also text that is no UTF-8
             raise RecordError(f"{path} cannot be read as a record ({error}); delete it and run it again") from error
         names = {f.name for f in fields(cls)}
         if not isinstance(data, dict) or set(data) != names:
             wrong = sorted(names ^ set(data)) if isinstance(data, dict) else "not an object"
             raise RecordError(f"{path} is malformed: {wrong} missing or unknown; delete it and run it again")
+        hints = get_type_hints(cls)
+        if wrong := [name for name in sorted(names) if not isinstance(data[name], hints[name]) or isinstance(data[name], bool)]:
+            raise RecordError(f"{path} is malformed: {wrong} have values of other types; delete it and run it again")
         record = cls(**data)
         if record.id != Path(path).stem or record.experiment != Path(path).parent.name:
             raise RecordError(f"{path} holds the record {record.experiment}/{record.id}: a record's name is its content's")
-        origin = set(record.provenance) if isinstance(record.provenance, dict) else set()
-        if not isinstance(record.metrics, dict) or not {"commit", "dirty"} <= origin:
+        if not {"commit", "dirty"} <= set(record.provenance):
             raise RecordError(f"{path} is malformed: metrics or provenance is incomplete; delete it and run it again")
         return record
+
+
+def changed_settings(path: Path, settings: dict) -> dict:
+    """Return name -> (there, here) of the settings in which the record in `path` differs; {} for none, or no whole record.
+
+    What only one of the two names is not compared: records of before a setting existed lack it.
+    """
+    try:
+        there = Record.load(path).settings
+    except RecordError:
+        return {}
+    return {name: (there[name], value) for name, value in settings.items() if name in there and there[name] != value}
 
 
 def folder(experiment: str, profile: str) -> Path:
@@ -84,6 +105,8 @@ def results(experiment: str, profile: str, *, allow_dirty: bool | None = None) -
     allow_dirty = PROFILES[profile].allow_dirty if allow_dirty is None else allow_dirty
     rows = []
     for path in sorted(where.glob(f"*--{profile}--s*.json")):
+        if path.name.startswith("."):  # what systems leave beside files, such as ._NAME
+            continue
         record = Record.load(path)
         if record.status != "complete":
             raise RecordError(f"{path} has status {record.status!r}; run it again")
@@ -99,7 +122,7 @@ def results(experiment: str, profile: str, *, allow_dirty: bool | None = None) -
 
 def all_results(profile: str, *, allow_dirty: bool | None = None) -> pd.DataFrame:
     """Return `results` of every experiment of a profile that has records, with a column `experiment`."""
-    names = sorted(path.name for path in folder("", profile).glob("*") if path.is_dir())
+    names = sorted(path.name for path in folder("", profile).glob("[!.]*") if path.is_dir())
     tables = [results(name, profile, allow_dirty=allow_dirty).assign(experiment=name) for name in names]
     tables = [table for table in tables if len(table)]
     return pd.concat(tables, ignore_index=True) if tables else results("", profile).assign(experiment=[])

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from glora_lib.paths import CACHE
+from glora_lib.runs.language_profile import LanguageProfile
 from glora_lib.runs.profile import Profile
 from glora_lib.runs.provenance import commit
-from glora_lib.runs.record import Record, RecordError, folder
+from glora_lib.runs.record import Record, RecordError, changed_settings, folder
 from glora_lib.runs.transfer_profile import TransferProfile
 
 
@@ -23,13 +24,13 @@ class Run:
     experiment: str
     task: str
     method: str
-    profile: Profile | TransferProfile
+    profile: Profile | LanguageProfile | TransferProfile
     seed: int = 0
     label: str = ""
     targets: tuple[str, ...] = ()
 
     @property
-    def recipe(self) -> Profile | TransferProfile:
+    def recipe(self) -> Profile | LanguageProfile | TransferProfile:
         """The profile as the method uses it."""
         return self.profile.for_method(self.method)
 
@@ -52,6 +53,11 @@ class Run:
         if not {f"shift_{target}" for target in self.targets} <= set(record.metrics):
             return False
         return {name: settings.get(name) for name in self.recipe.settings()} == self.recipe.settings()
+
+    @property
+    def changed(self) -> dict:
+        """Setting -> (there, here) of a record in this run's place that has other settings; {} where there is none."""
+        return changed_settings(self.path, self.recipe.settings())
 
     @property
     def state_folder(self) -> Path:

@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from torch import nn
 
@@ -24,17 +25,48 @@ from glora_lib.methods.probes import features
 from glora_lib.runs.profile import Profile
 from glora_lib.runs.run import Run
 from glora_lib.training.checkpoint import belonging
-from glora_lib.training.device import device
+from glora_lib.training.device import device, suited
+from glora_lib.training.head import head_of, head_parameters
 from glora_lib.training.loop import accuracy, train
 from glora_lib.training.steps import one_cycle
 
 Outcome = tuple[dict, nn.Module]
 RANDOM_SUBNETS = 3  # random subnets that are measured on test beside the one that was found
+SUPERNETS = ("glora", "glora_random", "glora_largest", "glora_oracle")  # whose training is one supernet's, for all of them
+
+
+def here(recipe: Profile) -> Profile:
+    """Return the recipe in the number format that this device computes in."""
+    return replace(recipe, dtype=suited(recipe.dtype, device()))
+
+
+def adapted(run: Run, recipe: Profile, model: nn.Module) -> nn.Module:
+    """Return the backbone as the run's method adapts it, on the device. What that draws, it draws on the processor."""
+    if run.method in (*SUPERNETS, "supernet", "glora_fixed"):
+        net = METHODS["glora"](model, rank=recipe.rank, scale_broadcast=recipe.scale_broadcast, **recipe.options)
+        if run.method == "glora_fixed":
+            net.use(Space(net.layer_names, recipe.ranks, net.kinds).uniform(largest(recipe)))
+        return net.to(device())
+    return METHODS[run.method](model, **recipe.options).to(device())
+
+
+def training_state(run: Run) -> Path:
+    """Return where the training of a run keeps its state; searches of one supernet share it."""
+    return (run.supernet if run.method in SUPERNETS else run).state("train.pt")
+
+
+def largest(recipe: Profile) -> Choice:
+    """Return the choice with most parameters: A, B and C as LoRA of the largest rank, D and E as vectors."""
+    lora = f"lora{recipe.rank}"
+    return Choice(lora, lora, lora, "vector", "vector")
 
 
 def probe(run: Run, recipe: Profile, model, task) -> Outcome:
     """Train the head on features that are computed once."""
-    history = _fit_head(run, recipe, model, task)
+    adapted(run, recipe, model)
+    if len(head_of(model)) != 1 or not hasattr(model, "forward_head"):  # features of one head are what timm's models give
+        return _train_alone(model, run, recipe, task)
+    history = train(model.get_classifier(), features(model, task.train), recipe, seed=run.seed)
     parts = {
         "metrics": _measure(model, task, recipe),
         "config": None,
@@ -52,23 +84,15 @@ def fixed(run: Run, recipe: Profile, model, task) -> Outcome:
     """
     if "head_epochs" in recipe.one_cycle:
         short = replace(run.profile.for_method("linear"), epochs=recipe.one_cycle["head_epochs"], warmup_epochs=0)
-        _fit_head(run, short, model, task)
-    net = METHODS[run.method](model, **recipe.options)
+        METHODS["linear"](model).to(device())
+        train(model.get_classifier(), features(model, task.train), short, seed=run.seed)
+    net = adapted(run, recipe, model)
     if recipe.one_cycle.get("head") == "frozen":
-        for name, parameter in net.named_parameters():
-            if "head" in name.split("."):
-                parameter.requires_grad_(False)
+        for parameter in head_parameters(net).values():
+            parameter.requires_grad_(False)
     if "test" in recipe.one_cycle:
         kept = slice(0, recipe.one_cycle["test"])
         task = replace(task, test=Images(task.test.raw[kept], task.test.labels[kept]))
-    return _train_alone(net, run, recipe, task)
-
-
-def glora_fixed(run: Run, recipe: Profile, model, task) -> Outcome:
-    """Train GLoRA in one configuration without supernet or search: every tensor as LoRA, D and E as vectors."""
-    net = METHODS["glora"](model, rank=recipe.rank, scale_broadcast=recipe.scale_broadcast)
-    lora = f"lora{recipe.rank}"
-    net.use(Space(net.layer_names, recipe.ranks).uniform(Choice(lora, lora, lora, "vector", "vector")))
     return _train_alone(net, run, recipe, task)
 
 
@@ -94,7 +118,7 @@ def supernet(run: Run, recipe: Profile, model, task) -> Outcome:
 
 def glora(run: Run, recipe: Profile, model, task) -> Outcome:
     """Train the supernet, search it on val by evolution, fuse what was found."""
-    return _searched(run, recipe, model, task, evolve, stop_early=True, **recipe.evolution)
+    return _searched(run, recipe, model, task, evolve, **recipe.evolution)
 
 
 def glora_random(run: Run, recipe: Profile, model, task) -> Outcome:
@@ -106,16 +130,14 @@ def glora_random(run: Run, recipe: Profile, model, task) -> Outcome:
 def glora_largest(run: Run, recipe: Profile, model, task) -> Outcome:
     """Train the same supernet and measure its largest subnet, without a search."""
     net, space, *_ = _prepare(run, recipe, model, task)
-    checkpoint = run.supernet.state("train.pt")
-    history = train(net, task.train, recipe, sample=space.sample, seed=run.seed, checkpoint=checkpoint)
-    lora = f"lora{recipe.rank}"
-    largest = space.uniform(Choice(lora, lora, lora, "vector", "vector"))
-    plain = fuse(net.use(largest))
+    history = train(net, task.train, recipe, sample=space.sample, seed=run.seed, checkpoint=training_state(run))
+    config = space.uniform(largest(recipe))
+    plain = fuse(net.use(config))
     parts = {
         "metrics": _measure(plain, task, recipe),
-        "config": to_json(largest),
+        "config": to_json(config),
         "selected_on": "nothing",
-        "cost": {"seconds_train": _seconds(history)} | _sizes(net, space.parameters(largest, net.shapes)),
+        "cost": {"seconds_train": _seconds(history)} | _sizes(net, space.parameters(config, net.shapes)),
         "history": {"train": history},
     }
     return parts, plain
@@ -123,7 +145,7 @@ def glora_largest(run: Run, recipe: Profile, model, task) -> Outcome:
 
 def glora_oracle(run: Run, recipe: Profile, model, task) -> Outcome:
     """Search the same supernet on the test images, as the authors' code was first published: an upper bound, never a result."""
-    return _searched(run, recipe, model, task, evolve, split="test", stop_early=True, **recipe.evolution)
+    return _searched(run, recipe, model, task, evolve, split="test", **recipe.evolution)
 
 
 def noah(run: Run, recipe: Profile, model, task) -> Outcome:
@@ -161,25 +183,19 @@ STAGES: dict[str, Callable[..., Outcome]] = dict.fromkeys(METHODS, fixed) | {
     "glora_random": glora_random,
     "glora_largest": glora_largest,
     "glora_oracle": glora_oracle,
-    "glora_fixed": glora_fixed,
+    "glora_fixed": fixed,
     "supernet": supernet,
 }
 
 
-def _fit_head(run: Run, recipe: Profile, model, task) -> list[dict]:
-    METHODS["linear"](model).to(device())
-    return train(model.get_classifier(), features(model, task.train), recipe, seed=run.seed)
-
-
 def _train_alone(net, run: Run, recipe: Profile, task) -> Outcome:
-    net.to(device())
     fit = one_cycle if recipe.one_cycle else train
-    history = fit(net, task.train, recipe, seed=run.seed, checkpoint=run.state("train.pt"))
+    history = fit(net, task.train, recipe, seed=run.seed, checkpoint=training_state(run))
     size = _sizes(net, trainable_parameters(net))
     config = None
     if isinstance(net, AdaptedModel):
         config = to_json(net.config)
-        size["stored"] = Space(net.layer_names, (net.rank,)).parameters(net.config, net.shapes)
+        size["stored"] = Space(net.layer_names, (net.rank,), net.kinds).parameters(net.config, net.shapes)
     try:
         plain = fuse(net)
     except NotFusable:
@@ -196,18 +212,19 @@ def _train_alone(net, run: Run, recipe: Profile, task) -> Outcome:
 
 def _prepare(run: Run, recipe: Profile, model, task) -> tuple:
     """Return the supernet, its space, its score on val, and the random subnets that are watched."""
-    net = METHODS["glora"](model, rank=recipe.rank, scale_broadcast=recipe.scale_broadcast).to(device())
-    space = Space(net.layer_names, recipe.ranks)
+    net = adapted(run, recipe, model)
+    space = Space(net.layer_names, recipe.ranks, net.kinds)
     rng = random.Random(f"watch {run.seed}")
     return net, space, Score(net, task.val, recipe.dtype), [space.sample(rng) for _ in range(RANDOM_SUBNETS)]
 
 
 def _searched(run: Run, recipe: Profile, model, task, search: Callable[..., Found], split="val", **settings) -> Outcome:
     """Train the supernet unless a search before this one did, search it by the accuracy on `split`, fuse what was found."""
+    before = sum(p.numel() for p in model.parameters())
     net, space, score, watched = _prepare(run, recipe, model, task)
     # searches of one supernet share its checkpoint, which a finished training leaves behind
-    checkpoint = run.supernet.state("train.pt")
-    history = {"train": train(net, task.train, recipe, sample=space.sample, seed=run.seed, checkpoint=checkpoint)}
+    trained = train(net, task.train, recipe, sample=space.sample, seed=run.seed, checkpoint=training_state(run))
+    history = {"train": trained}
     cost = {"seconds_train": _seconds(history["train"])}
     metrics = {"random_val": [score(config) for config in watched], "n_random": RANDOM_SUBNETS}
 
@@ -215,7 +232,11 @@ def _searched(run: Run, recipe: Profile, model, task, search: Callable[..., Foun
     start, seen = time.perf_counter(), judge.images_seen
     state = run.state("search.json")
     judged = f"{split} of {task.sha256}, {belonging(net, task.val, trained=True)}"
-    found = search(space, score=judge, seed=run.seed, shapes=net.shapes, checkpoint=state, belongs=judged, **settings)
+    if device().type == "cuda":  # a generation at once
+        how = {"score_all": lambda configs: judge.all(configs, space)}
+    else:
+        how = {"score": judge, "stop_early": search is evolve}
+    found = search(space, **how, seed=run.seed, shapes=net.shapes, checkpoint=state, belongs=judged, **settings)
     cost |= {"seconds_search": time.perf_counter() - start, "search_images": judge.images_seen - seen}
     generations = [found.generation(g) for g in range(1 + max(e.generation for e in found.ranking))]
     history["search"] = [
@@ -232,6 +253,7 @@ def _searched(run: Run, recipe: Profile, model, task, search: Callable[..., Foun
         "cost": cost | _sizes(net, space.parameters(found.best, net.shapes)),
         "history": history,
     }
+    parts["cost"]["merged"] = sum(p.numel() for p in plain.parameters()) - before  # biases that layers have gained
     return parts, plain
 
 
@@ -244,8 +266,8 @@ def _measure(plain, task, recipe: Profile) -> dict:
 
 def _sizes(net, stored: int) -> dict:
     """Parameters trained and stored, head excluded, the head's own, and what the fused model has beyond the backbone."""
-    trained = {name: p.numel() for name, p in net.named_parameters() if p.requires_grad}
-    head = sum(number for name, number in trained.items() if "head" in name.split("."))
+    trained, heads = {name: p.numel() for name, p in net.named_parameters() if p.requires_grad}, head_parameters(net)
+    head = sum(number for name, number in trained.items() if name in heads)
     return {"trained": sum(trained.values()) - head, "stored": stored, "merged": 0, "head": head}
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from glora_lib.glora.fusable import Fusable
 from glora_lib.superlora.grouping import Grouping
 
 
@@ -22,7 +23,7 @@ class Group(nn.Module):
         return self.projection(self.unit().reshape(-1)[: self.numbers])
 
 
-class SuperLoRAModel(nn.Module):
+class SuperLoRAModel(Fusable):
     """A frozen model with trained groups, called like the model.
 
     Attributes:

@@ -8,7 +8,7 @@ first_learning_rate, final_learning_rate, update_unsampled, dtype). Model and da
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from glora_lib.training import deadline
 from glora_lib.training.batch import BatchNorm, Gradients, TrainingError, autocast, logits
 from glora_lib.training.device import generator_state
 from glora_lib.training.graph import Graphed
+from glora_lib.training.head import head_parameters
 
 SETTINGS = (
     *("epochs", "batch_size", "learning_rate", "head_learning_rate", "weight_decay", "warmup_epochs"),
@@ -56,7 +57,7 @@ def train(
     """
     device = next(model.parameters()).device
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    optimizer = adamw(trained, recipe)
+    optimizer = adamw(trained, recipe, head_parameters(model))
     torch.manual_seed(seed)
     order, draw = torch.Generator().manual_seed(seed), random.Random(seed)
     history: list[dict] = []
@@ -165,13 +166,15 @@ def at(data: Dataset, device: torch.device) -> Dataset:
     return data.to(device) if device.type != "cpu" and hasattr(data, "to") else data
 
 
-def adamw(trained: dict[str, nn.Parameter], recipe) -> torch.optim.AdamW:
+def adamw(trained: dict[str, nn.Parameter], recipe, heads: Container[str] = ()) -> torch.optim.AdamW:
     """Return the optimiser of named parameters: two groups, since a fresh head may want another peak than what starts at zero.
+
+    `heads` are the names of those that are the head's.
 
     Raises TrainingError if there is nothing to train.
     """
-    head = [parameter for name, parameter in trained.items() if "head" in name.split(".")]
-    others = [parameter for name, parameter in trained.items() if "head" not in name.split(".")]
+    head = [parameter for name, parameter in trained.items() if name in heads]
+    others = [parameter for name, parameter in trained.items() if name not in heads]
     groups = [(others, recipe.learning_rate), (head, recipe.head_learning_rate)]
     groups = [{"params": members, "lr": peak, "peak": peak} for members, peak in groups if members]
     if not groups:
@@ -244,8 +247,8 @@ def _labels(data: Dataset, batch_size: int) -> torch.Tensor:
 
 
 def train_mode(model: nn.Module) -> None:
-    """Set training mode, but for frozen batch normalisation: its running statistics belong to the pretrained weights."""
+    """Set training mode, but for batch normalisation whose scale is frozen: its statistics belong to the pretrained weights."""
     model.train()
     for module in model.modules():
-        if isinstance(module, BatchNorm) and not any(p.requires_grad for p in module.parameters()):
+        if isinstance(module, BatchNorm) and (module.weight is None or not module.weight.requires_grad):
             module.eval()

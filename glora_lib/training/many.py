@@ -22,6 +22,7 @@ from glora_lib.training.batch import TrainingError, autocast, check_labels, full
 from glora_lib.training.device import generator_state
 from glora_lib.training.flat_adamw import FlatAdamW
 from glora_lib.training.graph import Graphed
+from glora_lib.training.head import head_parameters
 from glora_lib.training.loop import SETTINGS, adamw, at, schedule, train_mode
 from glora_lib.training.stacked import Form, Stack, Unsuited
 
@@ -222,6 +223,7 @@ class _Program:
 
 def _peaks(model: nn.Module, recipe, names: Sequence[str]) -> list[float]:
     """Return the peak of every tensor's rate, by the groups that `loop.train` would have."""
-    groups = adamw({name: p for name, p in model.named_parameters() if p.requires_grad}, recipe).param_groups
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    groups = adamw(trained, recipe, head_parameters(model)).param_groups
     peaks = {id(parameter): group["peak"] for group in groups for parameter in group["params"]}
     return [peaks[id(model.get_parameter(name))] for name in names]

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from glora_lib.training import checkpoint as checkpoints
 from glora_lib.training.batch import Gradients, TrainingError
+from glora_lib.training.head import head_parameters
 from glora_lib.training.loop import at
 
 PARTS = 10  # lines of the history of a run
@@ -35,9 +36,9 @@ def one_cycle(model: nn.Module, data: Dataset, recipe, *, seed: int = 0, checkpo
 
     Raises TrainingError as `run_steps` does, and if there is nothing to train.
     """
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    head = [p for name, p in trained.items() if "head" in name.split(".")]
-    others = [p for name, p in trained.items() if "head" not in name.split(".")]
+    trained, heads = {name: p for name, p in model.named_parameters() if p.requires_grad}, head_parameters(model)
+    head = [p for name, p in trained.items() if name in heads]
+    others = [p for name, p in trained.items() if name not in heads]
     groups = [(others, recipe.learning_rate), (head, recipe.head_learning_rate)]
     groups = [({"params": members}, rate) for members, rate in groups if members]
     if not groups:

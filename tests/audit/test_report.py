@@ -36,11 +36,26 @@ def test_a_readme_without_its_markers_is_refused(text):
 def test_the_command_prints_the_table_as_markdown(capsys):
     assert command.main(["--profile", "smoke", "--kind", "count", "--verdict", "contradicted"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "| id | place | reported | ours | verdict | evidence |"
-    assert all(line.count(" | ") == 5 for line in lines[2:])
-    assert any(line.startswith("| space/subnets |") and "(notebooks/03_search_space.ipynb#" in line for line in lines)
+    assert lines[3] == "| id | place | reported | ours | verdict | evidence |"
+    assert all(line.count(" | ") == 5 for line in lines[5:])
+    assert len(lines) == 7
+    assert any(
+        line.startswith("| space/subnets |") and "[03, The number of subnets](notebooks/03_search_space.ipynb#" in line
+        for line in lines
+    )
     assert command.main(["--profile", "smoke", "--source", "lora"]) == 2
     assert "valid: glora-iclr" in capsys.readouterr().err
+
+
+def test_the_command_prints_two_tallies_and_no_total(capsys):
+    assert command.main(["--profile", "cpu"]) == 0
+    text = capsys.readouterr().out
+    tallied, rows = text.split(f"**{audit.PARTS['exact']}**")[1:]
+    exact, runs = tallied.split(f"**{audit.PARTS['at scale']}**")
+    assert "| claims | match |" in exact
+    assert "| claims | seen here |" in runs
+    assert "contradicted" not in runs
+    assert all(f"| {identity} |" in rows for identity in audit.claims().index)
 
 
 def test_markdown_escapes_what_would_break_a_row():
@@ -69,10 +84,12 @@ def test_every_table_and_figure_of_both_papers_has_a_row():
 def test_a_state_follows_from_what_exists(tmp_path, monkeypatch):
     monkeypatch.setattr(coverage, "NOTEBOOKS", tmp_path)
     monkeypatch.setattr(coverage, "FIGURES", tmp_path)
-    item = coverage.Item("GLoRA Fig. 9", "an example", ("42_example",), drawn=True)
+    item = coverage.Item("GLoRA Fig. 9", "an example", ("42_example",), ("42_curve", "43_other"))
     assert coverage.state_of(item, 0, "cpu") == ("not yet", "none")
     assert coverage.state_of(item, 1, "cpu") == ("checked", "python -m glora_lib.audit")
     (tmp_path / "42_example.ipynb").touch()
+    assert coverage.state_of(item, 1, "cpu")[0] == "checked"
+    (tmp_path / "43_other.png").touch()  # another notebook's
     assert coverage.state_of(item, 1, "cpu")[0] == "checked"
     (tmp_path / "42_curve.png").touch()
     assert coverage.state_of(item, 0, "cpu") == ("regenerated", 'make reproduce ONLY="42"')
@@ -104,10 +121,11 @@ def test_every_packaged_asset_has_a_licence():
     assert pinned <= set(table["package"])
 
 
-def test_the_page_stands_alone_and_holds_every_claim(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "OUT", tmp_path)
-    path = report.write_page("smoke")
-    text = path.read_text(encoding="utf-8")
-    assert path == tmp_path / "smoke" / "verdicts.html"
-    assert all(f"<td>{identity}</td>" in text for identity in audit.claims().index)
+def test_a_part_as_html_has_every_row_disagreements_first_and_the_words_folded():
+    table = audit.part(audit.verdicts("smoke"), "exact")
+    text = report.page(table, "exact")
+    assert all(f"<summary>{identity}</summary>" in text for identity in table["id"] if identity in audit.claims().index)
+    assert text.index(">contradicted<") < text.index(">off<") < text.index(">match<")
+    assert "yielding a total of 432 × 48" in text
+    assert 'href="../notebooks/03_search_space.ipynb#The-number-of-subnets"' in text
     assert "src=" not in text

@@ -7,6 +7,7 @@ import timm
 import torch
 from onnx.reference import ReferenceEvaluator
 from safetensors.torch import save_file
+from timm.layers import resample_abs_pos_embed
 
 from glora_lib.backbones import PACKAGED, PACKAGED_LABEL, BackboneError, label, load_backbone, packaged, weights_sha256
 from glora_lib.glora.model import adapt
@@ -49,6 +50,7 @@ def test_the_packaged_backbone_is_the_same_every_time_but_for_its_head_and_has_4
 
 def test_converted_weights_are_kept_checked_and_made_again_when_they_changed(tmp_path, monkeypatch):
     monkeypatch.setattr(packaged, "CACHE", tmp_path)
+    monkeypatch.setattr(packaged, "external_data", lambda: tmp_path / "none")
     expected = {key: torch.from_numpy(value) for key, value in packaged.read_onnx(packaged.file()).items()}
 
     def converted() -> list[str]:
@@ -71,6 +73,7 @@ def test_converted_weights_are_kept_checked_and_made_again_when_they_changed(tmp
 def test_weights_are_converted_where_none_can_be_kept(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setattr(packaged, "CACHE", tmp_path / "file")
+    monkeypatch.setattr(packaged, "external_data", lambda: tmp_path / "none")
     assert len(packaged.converted()) > 100
 
 
@@ -102,7 +105,10 @@ def test_an_edited_weight_file_is_refused(tmp_path, monkeypatch):
         load_backbone(classes=3)
 
 
-def test_a_missing_package_names_the_mend(monkeypatch):
+def test_a_missing_package_names_the_mend(monkeypatch, tmp_path):
+    monkeypatch.setattr(packaged, "CACHE", tmp_path)
+    monkeypatch.setattr(packaged, "external_data", lambda: tmp_path)
+
     def missing(name):
         raise packaged.importlib.metadata.PackageNotFoundError(name)
 
@@ -115,7 +121,7 @@ def test_a_missing_package_names_the_mend(monkeypatch):
 
 
 def test_an_unknown_name_offers_the_known():
-    with pytest.raises(ValueError, match=f"unknown backbone 'vit_smal_patch14'; valid: '{PACKAGED}' and every timm model"):
+    with pytest.raises(ValueError, match=f"unknown backbone 'vit_smal_patch14'; valid: '{PACKAGED}', .*and every timm model"):
         load_backbone("vit_smal_patch14", classes=3)
 
 
@@ -276,3 +282,106 @@ def test_labels_and_checksums_say_what_was_loaded(npz, tmp_path):
     assert label("test_vit", "random") == "test_vit, random weights"
     assert label("test_vit", "small.npz") == "test_vit, small.npz"
     assert label(PACKAGED) == PACKAGED_LABEL
+
+
+# any architecture, any form of file
+
+
+def same_but_for_the_head(model, source) -> None:
+    mine, theirs = model.state_dict(), source.state_dict()
+    heads = {name for name in theirs if name.split(".")[0] in ("head", "fc", "classifier", "head_dist")}
+    assert heads
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs if name not in heads)
+
+
+FORMS = {
+    "w.pth": lambda state: state,
+    "model.pth": lambda state: {"model": state, "epoch": 3},
+    "dict.pt": lambda state: {"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}},
+    "compiled.bin": lambda state: {f"_orig_mod.{name}": tensor for name, tensor in state.items()},
+    "w.safetensors": lambda state: state,
+}
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_convnext", "test_efficientnet"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_file_with_a_head_of_another_width_and_wrappers_around_it(tmp_path, name, form):
+    torch.manual_seed(5)
+    source = timm.create_model(name, num_classes=1000)
+    state = {key: tensor.contiguous() for key, tensor in FORMS[form](source.state_dict()).items()} if "safe" in form else None
+    save_file(state, tmp_path / form) if state else torch.save(FORMS[form](source.state_dict()), tmp_path / form)
+    model = load_backbone(name, classes=5, weights=str(tmp_path / form))
+    same_but_for_the_head(model, source)
+    assert model.get_classifier().out_features == 5
+    again = load_backbone(name, classes=1000, weights=str(tmp_path / form))
+    assert all(torch.equal(tensor, source.state_dict()[key]) for key, tensor in again.state_dict().items())
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_position_embeddings_of_files_are_resampled_as_timm_does(tmp_path, suffix):
+    source = timm.create_model("test_vit", num_classes=1000, img_size=64)
+    path, state = tmp_path / f"w.{suffix}", {key: t.contiguous() for key, t in source.state_dict().items()}
+    save_file(state, path) if suffix == "safetensors" else torch.save(state, path)
+    model = load_backbone("test_vit", classes=5, image_size=32, weights=str(path))
+    expected = resample_abs_pos_embed(source.pos_embed, [2, 2], num_prefix_tokens=source.num_prefix_tokens)
+    assert model.pos_embed.shape == (1, 5, 64)
+    torch.testing.assert_close(model.pos_embed, expected)
+    assert torch.equal(model.blocks[3].mlp.fc1.weight, source.blocks[3].mlp.fc1.weight)
+
+
+@pytest.mark.parametrize("change", ["extra", "missing", "shape"])
+def test_a_file_that_fits_but_for_one_tensor_is_refused(tmp_path, change):
+    state = timm.create_model("test_vit", num_classes=1000, img_size=32).state_dict()
+    if change == "extra":
+        state["blocks.0.ls1.gamma"] = torch.ones(64)
+    elif change == "missing":
+        del state["blocks.2.mlp.fc1.bias"]
+    else:
+        state["blocks.2.mlp.fc1.bias"] = torch.ones(3)
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(BackboneError, match=r"(lacks 1 tensors, such as blocks.(0.ls1.gamma|2.mlp.fc1.bias)|size mismatch)"):
+        load_backbone("test_vit", classes=5, image_size=32, weights=str(tmp_path / "w.pth"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\n<!DOCTYPE html><title>Quota exceeded</title>", "is a web page, not weights"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a pointer of git-lfs, not weights; .* git lfs pull"),
+        (b"", "does not fit"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["pth", "safetensors", "npz"])
+def test_what_a_failed_download_leaves_is_named(tmp_path, content, message, suffix):
+    (tmp_path / f"w.{suffix}").write_bytes(content)
+    with pytest.raises(BackboneError, match=f"w.{suffix} {message}"):
+        load_backbone("test_vit", classes=5, image_size=32, weights=str(tmp_path / f"w.{suffix}"))
+
+
+def test_a_whole_model_in_a_file_is_told_apart(tmp_path):
+    torch.save(timm.create_model("test_vit"), tmp_path / "w.pth")
+    with pytest.raises(BackboneError, match=r"holds more than tensors, a whole model perhaps; save its state_dict\(\) alone"):
+        load_backbone("test_vit", classes=5, weights=str(tmp_path / "w.pth"))
+
+
+@pytest.mark.parametrize(("name", "size"), [("test_resnet", 42), ("resnet10t", 33), ("mobilenetv3_small_050", 42)])
+def test_convnets_take_any_size_that_they_can(name, size):
+    model = load_backbone(name, classes=3, image_size=size, weights="random", drop_path=0.1 if "resnet" in name else 0.0)
+    assert model.training
+    assert model.eval()(torch.zeros(2, 3, size, size)).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "fits"),
+    [("vit_tiny_patch16_224", 42, 32), ("test_convnext", 42, 40), ("swin_tiny_patch4_window7_224", 58, 56)],
+)
+def test_a_size_that_patches_do_not_divide_names_one_that_they_do(name, size, fits):
+    with pytest.raises(ValueError, match=f"{size} is no multiple of [0-9]+, {fits} is"):
+        load_backbone(name, classes=3, image_size=size, weights="random")
+
+
+def test_what_an_architecture_does_not_have_or_cannot_take_is_a_clear_error():
+    with pytest.raises(BackboneError, match="vgg11 has no stochastic depth: drop_path must be 0, not 0.1"):
+        load_backbone("vgg11", classes=3, weights="random", drop_path=0.1)
+    with pytest.raises(BackboneError, match="inception_v3 cannot take images of 42 pixels"):
+        load_backbone("inception_v3", classes=3, weights="random", image_size=42)

@@ -1,6 +1,7 @@
 """Tasks: deterministic, disjoint, balanced; and every way in which a VTAB folder can be wrong is named."""
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 from glora_lib import data, paths
-from glora_lib.data import DataError, Images, load_folder, load_task, tasks
+from glora_lib.data import DataError, DataWarning, Images, load_folder, load_task, tasks
 from glora_lib.data.folder import CLASSES, Files
 from glora_lib.runs.profile import CPU, PAPER, VTAB_1K
 
@@ -146,6 +147,53 @@ def test_folder_sha256_covers_files_and_labels(folder):
     assert len({before, changed, load_folder(folder, 8).sha256}) == 3
 
 
+def test_folders_and_images_may_be_links_to_another_place(folder):
+    expected = load_folder(folder, 8).sha256
+    elsewhere = folder.parent / "another disk"
+    (folder / "images").rename(elsewhere)
+    (folder / "images").symlink_to(elsewhere)
+    assert load_folder(folder, 8).sha256 == expected
+    for number, image in enumerate(sorted(elsewhere.rglob("*.jpg"))):  # as in a hub's cache
+        image.rename(folder.parent / f"blob{number}")
+        image.symlink_to(folder.parent / f"blob{number}")
+    assert load_folder(folder, 8).sha256 == expected
+
+
+def test_lists_may_begin_with_a_byte_order_mark(folder):
+    expected = load_folder(folder, 8).sha256
+    (folder / "classes.txt").write_bytes("\ufeffrobin\r\nwren\r\nrook\r\n".encode())
+    for name in ("train800.txt", "val200.txt", "test.txt"):
+        (folder / name).write_bytes(b"\xef\xbb\xbf" + (folder / name).read_bytes())
+    task = load_folder(folder, 8)
+    assert (task.sha256, task.class_names) == (expected, ("robin", "wren", "rook"))
+
+
+def test_what_calls_an_accuracy_into_question_is_said(folder):
+    assert load_folder(folder, 8).notes == ()
+    shutil.copy(folder / "images/train800/000002.jpg", folder / "images/test/000001.jpg")
+    with pytest.warns(DataWarning, match="birds: 1 picture of test is in train too, such as 000001.jpg"):
+        task = load_folder(folder, 8)
+    assert task.notes[:2] == ("1 picture of test is in train too, such as 000001.jpg", "1 picture is there under two labels")
+    for name in ("train800.txt", "val200.txt", "test.txt"):
+        text = (folder / name).read_text()
+        for label in (2, 1, 0):
+            text = text.replace(f".jpg {label}", f".jpg {label + 1}")
+        (folder / name).write_text(text)
+    with pytest.warns(DataWarning, match=r"1 of 4 classes have no picture: 0. Are labels counted from 1\?"):
+        load_folder(folder, 8)
+
+
+def test_pictures_with_transparent_parts_or_an_orientation_are_counted(folder):
+    Image.new("RGBA", (4, 4)).save(folder / "images/test/000001.jpg", "PNG")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (4, 2), "red").save(folder / "images/test/000002.jpg", exif=exif)
+    assert load_folder(folder, 8).notes == (
+        "1 picture may have transparent parts, which are laid on white",
+        "1 picture is turned by EXIF, which is not applied",
+    )
+
+
 def test_folder_split_too_large_for_memory_reads_the_same(folder):
     task, lazy = load_folder(folder, 12), load_folder(folder, 12, memory=3 * 3 * 12**2)
     assert isinstance(lazy.train.raw, Files)
@@ -180,11 +228,15 @@ def append(name: str, line: str):
     return damage
 
 
-def point_outside(root: Path):
-    outside = root.parent / "outside.jpg"
-    Image.new("RGB", (4, 4)).save(outside)
-    (root / "images/test/link.jpg").symlink_to(outside)
-    append("test.txt", "images/test/link.jpg 0")(root)
+def decomposed(root: Path):
+    (root / "images/test/000000.jpg").rename(root / "images/test/\u00e9.jpg")
+    text = (root / "test.txt").read_text().replace("000000", "\u00e9")
+    (root / "test.txt").write_text(text + "images/test/e\u0301.jpg 1\n", encoding="utf-8")
+
+
+def relabel(root: Path):
+    text = (root / "train800.txt").read_text()
+    (root / "train800.txt").write_text(text.replace("000001.jpg 1", "000001.jpg 20240131"))
 
 
 def truncate(root: Path):
@@ -207,7 +259,12 @@ def truncate(root: Path):
         (append("test.txt", "images/test 1"), r"test\.txt, line 4: there is no image 'images/test'"),
         (append("test.txt", "../birds2/a.jpg 1"), r"test\.txt, line 4: the path '\.\./birds2/a\.jpg' leaves"),
         (append("test.txt", "/etc/hostname 1"), r"test\.txt, line 4: the path '/etc/hostname' leaves"),
-        (point_outside, r"test\.txt, line 4: the path 'images/test/link\.jpg' leaves"),
+        (append("test.txt", "images/../../birds/a.jpg 1"), r"test\.txt, line 4: the path .* leaves"),
+        (append("test.txt", r"images\test\000000.jpg 1"), r"test\.txt, line 4: .*; the path has backslashes: write it with /"),
+        (decomposed, r"test\.txt, line 4: .*; it is there under the same letters in another form of Unicode \(NFC\)"),
+        (append("test.txt", "images/test/../../images/test/000001.jpg 1"), r"test\.txt, line 4: .*already listed in .*line 2"),
+        (append("test.txt", "./images/test/000001.jpg 1"), r"test\.txt, line 4: .*already listed in .*line 2"),
+        (relabel, r"train800\.txt, line 2: the label 20240131 would make 20,240,132 classes of 9 images"),
         (append("test.txt", "images/train800/000002.jpg 2"), r"test\.txt, line 4: .*already listed in .*train800\.txt, line 3"),
         (append("val200.txt", "images/train800/../train800/000000.jpg 0"), r"val200\.txt, line 3: .*already listed"),
         (append("train800.txt", "images/train800/000001.jpg 1"), r"train800\.txt, line 5: .*already listed"),

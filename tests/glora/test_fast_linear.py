@@ -147,13 +147,3 @@ def test_autocast_gives_what_the_plain_formula_gives_to_bfloat16_s_rounding(A, B
             error, allowed = ((values[name].float() - expected).norm() / expected.norm() for values in (fast, plain))
             assert error <= max(2 * allowed, 2**-7), name  # 2**-8 is half a step between neighbours of 1
             assert name == "y" or fast[name].dtype == torch.float32
-
-
-def test_a_frozen_weight_is_cast_once_and_again_when_it_changed():
-    layer = random_layer(4, 3, dtype=torch.float32)
-    first = layer._frozen(torch.bfloat16)
-    assert layer._frozen(torch.bfloat16) is first
-    assert layer._frozen(torch.float32) is layer.W0
-    with torch.no_grad():
-        layer.W0.add_(1)
-    torch.testing.assert_close(layer._frozen(torch.bfloat16), layer.W0.to(torch.bfloat16))

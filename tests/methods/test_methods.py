@@ -21,7 +21,7 @@ from glora_lib.training.loop import train
 
 FUSABLE = [method for method in METHODS if method not in NOT_FUSABLE]
 OPTIONS = {
-    "lora": [{"rank": 4}, {"rank": 4, "placement": "qkv", "scale": 0.5}, {"rank": 4, "placement": "qv"}],
+    "lora": [{"rank": 4}, {"rank": 4, "placement": "qkv", "scale": 0.5}, {"rank": 4, "placement": "qv"}, {"placement": "conv"}],
     "fact_tt": [{"rank": 4, "scale": 0.3}],
     "fact_tk": [{"rank": 4, "scale": 0.3}],
     "repadapter": [{"scale": 0.5}, {"groups": 1, "bias": False}, {"groups": 4}],
@@ -122,7 +122,7 @@ def test_every_method_starts_as_in_the_code_of_its_authors():
     assert uniform(lora["mlp.fc2.down"], (4 * d) ** -0.5)
     assert lora["attn.qkv.up"] == zero
     assert uniform(initial("lora", placement="qv")["attn.qkv.down"], kaiming)
-    assert uniform(initial("vpt_shallow")["blocks.prompt"], (6 / (3 * 16 * 16 + d)) ** 0.5)
+    assert uniform(initial("vpt_shallow")["blocks.0.prompt"], (6 / (3 * 16 * 16 + d)) ** 0.5)
     assert uniform(initial("vpt_deep")["prompt"], (6 / (3 * 16 * 16 + d)) ** 0.5)
     adapter = initial("adapter")
     assert uniform(adapter["ls2.adapter.down.weight"], (6 / (d + 8)) ** 0.5)
@@ -152,8 +152,8 @@ def test_every_method_starts_as_in_the_code_of_its_authors():
 @pytest.mark.parametrize(("method", "options"), CASES, ids=str)
 def test_dropout_is_a_tenth_where_a_method_has_any(method, options):
     found = {m.p for m in METHODS[method](vit(), **options).modules() if isinstance(m, nn.Dropout) and m.p}
-    none = method in ("linear", "full", "bitfit", "ssf", "glora") or method.startswith("superlora")
-    assert found == (set() if none else {0.1})
+    without = method in ("linear", "full", "bitfit", "ssf", "glora") or options.get("placement") == "conv"
+    assert found == (set() if without or method.startswith("superlora") else {0.1})
 
 
 # training
@@ -368,7 +368,7 @@ def test_prompts_join_the_sequence(name):
     base = vit(name)
     x = torch.randn(2, 5 + base.num_prefix_tokens, base.embed_dim, dtype=torch.float64)
     n = x.shape[1]
-    y = torch.cat([x, shallow.blocks.prompt.expand(2, -1, -1)], 1)
+    y = torch.cat([x, shallow.blocks[0].prompt.expand(2, -1, -1)], 1)
     for block in base.blocks:
         y = block(y)
     torch.testing.assert_close(shallow.blocks(x), y[:, :n], rtol=0, atol=1e-12)
@@ -376,7 +376,36 @@ def test_prompts_join_the_sequence(name):
     for block, prompted in zip(base.blocks, deep.blocks, strict=True):
         y = block(torch.cat([y, prompted.prompt.expand(2, -1, -1)], 1))[:, :n]
     torch.testing.assert_close(deep.blocks(x), y, rtol=0, atol=1e-12)
-    assert [name for name, _ in shallow.named_parameters() if "prompt" in name] == ["blocks.prompt"]
+    assert [name for name, _ in shallow.named_parameters() if "prompt" in name] == ["blocks.0.prompt"]
+
+
+@every_vit
+@pytest.mark.parametrize("method", ["vpt_shallow", "vpt_deep"])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_prompts_take_part_whoever_walks_over_the_blocks(name, method, depth):
+    net = move(METHODS[method](vit(name, depth=depth), tokens=4)).eval()
+    x, gradients = images(name), []
+    expected = net.forward_features(x)
+    for checkpointing in (False, True):
+        net.set_grad_checkpointing(checkpointing)
+        net.zero_grad()
+        net(x).square().sum().backward()
+        gradients.append([p.grad for p in net.parameters() if p.requires_grad])
+        with torch.no_grad():
+            last, between = net.forward_intermediates(x, norm=True)
+        torch.testing.assert_close(last, expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(between[-1].flatten(2).mT, expected[:, net.num_prefix_tokens :], rtol=0, atol=1e-12)
+        assert len(between) == depth
+    for kept, computed_again in zip(*gradients, strict=True):
+        torch.testing.assert_close(computed_again, kept, rtol=0, atol=1e-12)
+    if (
+        depth == 3 and method == "vpt_shallow"
+    ):  # what lies between: the sequence without the prompts that stand behind its prefix
+        prefix = net.num_prefix_tokens
+        y = net.norm_pre(net.patch_drop(net._pos_embed(net.patch_embed(x))))
+        y = net.blocks[1](net.blocks[0](y))
+        expected = net.norm(torch.cat([y[:, :prefix], y[:, prefix + 4 :]], 1))[:, prefix:]
+        torch.testing.assert_close(net.get_intermediate_layers(x, n=[1], norm=True)[0], expected, rtol=0, atol=1e-12)
 
 
 # NOAH
@@ -472,18 +501,15 @@ def test_a_model_without_the_named_layers_is_an_error_that_says_what_is_there(me
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_model_without_a_head_is_an_error_that_says_so(method):
-    """No timm model; one without classes; one with two heads. Full fine-tuning and GLoRA train what is there."""
+    """Full fine-tuning and GLoRA train what is there."""
     if method in ("full", "glora"):
         return
-    for model, message in (
-        (timm.create_model("test_vit", num_classes=0), "VisionTransformer has no head; the methods train one"),
-        (timm.create_model("deit_tiny_distilled_patch16_224", depth=1), "VisionTransformerDistilled has two heads"),
-    ):
-        before = [(name, type(module)) for name, module in model.named_modules()]
-        with pytest.raises(ValueError, match=message):
-            METHODS[method](model)
-        assert [(name, type(module)) for name, module in model.named_modules()] == before
-        assert all(p.requires_grad for p in model.parameters())
+    model = timm.create_model("test_vit", num_classes=0)
+    before = [(name, type(module)) for name, module in model.named_modules()]
+    with pytest.raises(ValueError, match="VisionTransformer has no head; the methods train one"):
+        METHODS[method](model)
+    assert [(name, type(module)) for name, module in model.named_modules()] == before
+    assert all(p.requires_grad for p in model.parameters())
 
 
 @pytest.mark.parametrize("method", ["linear", "bitfit", "lora"])

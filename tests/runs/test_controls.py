@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from glora_lib.runs import run as run_module
-from glora_lib.runs.controls import controls, other_sizes, rates, sensitivity, whole_budget
+from glora_lib.runs.controls import controls, exactly, other_sizes, rates, sensitivity, whole_budget
 from glora_lib.runs.grid import execute
 from glora_lib.runs.profile import CONTROLS, CPU, PAPER, SMOKE
 from glora_lib.runs.run import Run
@@ -39,6 +39,14 @@ def test_lora_gets_that_budget_and_keeps_the_rest_of_its_recipe(profile):
     recipe, plain = long.recipe.settings(), Run("vtab1k", task, "lora", profile).recipe.settings()
     assert recipe == plain | {"epochs": whole_budget(profile)}
     assert recipe["epochs"] > profile.epochs
+
+
+@pytest.mark.parametrize("profile", [PAPER, CPU, SMOKE])
+def test_the_matched_lora_changes_rank_and_placement_alone(profile):
+    everywhere = replace(profile, controlled={"gratings": ("lora_matched",)})
+    (matched,) = controls("gratings", everywhere)
+    recipe, plain = matched.recipe.settings(), Run("vtab1k", "gratings", "lora", profile).recipe.settings()
+    assert recipe == plain | {"options": {"rank": profile.rank, "placement": "all"}}
 
 
 def test_searches_of_one_supernet_share_its_training():
@@ -91,3 +99,12 @@ def test_the_oracle_says_that_it_selected_on_test_images(tmp_path, monkeypatch):
     assert oracle.metrics["test"] == max(scores)
     assert oracle.cost["search_images"] >= oracle.metrics["n_test"] * PROFILE.population  # the random start is scored whole
     assert "test" not in random.history["search"][0]
+
+
+def test_labels_of_rates_are_the_shortest_that_tell_them_apart():
+    numbers = [3e-3, 2e-4, 1.6e-4, 1e-3, 0.00010000000000000002, 0.1 + 0.2, 1.0, 12.5]
+    texts = [exactly(number) for number in numbers]
+    assert texts[:4] == ["3e-03", "2e-04", "1.6e-04", "1e-03"]
+    assert [float(text) for text in texts] == numbers
+    close = replace(CPU, rates={"lora": (1.6e-4, 2e-4)})
+    assert len({run.id for run in rates("gratings", close)}) == 3

@@ -13,7 +13,7 @@ from glora_lib.runs import grid, record
 from glora_lib.runs import run as run_module
 from glora_lib.runs.grid import Run, execute, fill
 from glora_lib.runs.profile import SMOKE
-from glora_lib.runs.record import Record, results
+from glora_lib.runs.record import Record, RecordError, results
 
 PROFILE = replace(SMOKE, epochs=1, population=4, parents=2, mutations=2, crossovers=2, generations=1)
 
@@ -169,6 +169,18 @@ def test_an_unknown_value_of_compute_names_the_known(compute):
 def test_a_record_of_other_settings_counts_as_missing(filled, changes):
     assert run("glora").exists()
     assert not run("glora", profile=replace(PROFILE, **changes)).exists()
+
+
+def test_a_record_of_other_settings_is_refused_before_anything_is_computed_and_set_aside_if_all_is_asked_for(filled):
+    other = replace(PROFILE, learning_rate=2e-3)
+    fill([run("linear", seed=12)])
+    before = run("linear", seed=12).path.read_bytes()
+    with pytest.raises(RecordError, match=r"holds a record of other settings, .*'learning_rate': \(0.001, 0.002\)"):
+        fill([run("linear", seed=12, profile=other)])
+    assert run("linear", seed=12).path.read_bytes() == before
+    assert fill([run("linear", seed=12, profile=other)], "all") == []
+    aside = run("linear", seed=12).path.with_name(f"{run('linear', seed=12).path.name}.other-settings")
+    assert aside.read_bytes() == before
 
 
 def test_where_results_go_and_which_runs_there_are_is_no_setting_of_a_run(filled):

@@ -17,9 +17,9 @@ def processes():
     return context
 
 
-def start(processes, folder: Path, seconds: float | None = None) -> int:
+def start(processes, folder: Path, together: bool, seconds: float | None = None) -> int:
     """Compute in a process of its own, killed after some seconds; return its exit code."""
-    process = processes.Process(target=compute, args=(str(folder),))
+    process = processes.Process(target=compute, args=(str(folder), together))
     process.start()
     process.join(seconds)
     process.kill()
@@ -34,15 +34,16 @@ def content(folder: Path) -> dict:
 
 
 @pytest.mark.slow
-def test_ten_kills_at_random_moments_leave_the_same_records(processes, tmp_path):
-    assert start(processes, tmp_path / "undisturbed") == 0
+@pytest.mark.parametrize("together", [False, True], ids=["one by one", "together"])
+def test_ten_kills_at_random_moments_leave_the_same_records(processes, tmp_path, together):
+    assert start(processes, tmp_path / "undisturbed", together) == 0
     rng, kills = random.Random(0), 0
     while kills < 10:
-        kills += start(processes, tmp_path / "killed", rng.uniform(0.1, 1.5)) == -9
+        kills += start(processes, tmp_path / "killed", together, rng.uniform(0.1, 1.5)) == -9
         if len(content(tmp_path / "killed")) == len(RUNS):  # all done sooner than ten kills: begin anew
             assert content(tmp_path / "killed") == content(tmp_path / "undisturbed")
             (tmp_path / "killed").rename(tmp_path / f"killed {kills}")
-    assert start(processes, tmp_path / "killed") == 0
+    assert start(processes, tmp_path / "killed", together) == 0
     expected = content(tmp_path / "undisturbed")
     assert sorted(expected) == sorted(run.id for run in RUNS)
     assert content(tmp_path / "killed") == expected

@@ -63,11 +63,34 @@ def test_an_interrupted_write_leaves_no_half_record(monkeypatch):
         raise KeyboardInterrupt
 
     path = make().save()
-    monkeypatch.setattr(record.os, "replace", stop)
+    monkeypatch.setattr("os.replace", stop)
     with pytest.raises(KeyboardInterrupt):
         make(metrics={}).save()
     assert Record.load(path) == make()
-    assert len(results("vtab1k", "cpu")) == 1  # what is left over is not taken for a record
+    assert len(results("vtab1k", "cpu")) == 1
+    assert [file.name for file in path.parent.iterdir()] == [path.name]  # nothing is left over
+
+
+def test_a_record_of_other_settings_is_never_replaced():
+    path = make().save()
+    with pytest.raises(RecordError, match=r"holds a record of other settings, \(there, here\): {'epochs': \(3, 4\)}"):
+        make(settings={"epochs": 4, "limit": None}, metrics={}).save()
+    assert Record.load(path) == make()
+    make(settings={"epochs": 3, "limit": None, "of later": 1}, metrics={}).save()  # a setting that the old one lacks
+    assert Record.load(path).metrics == {}
+
+
+def test_junk_beside_records_is_passed_over_and_a_file_that_is_no_text_is_a_record_error(root):
+    path = make().save()
+    (path.parent / f"._{path.name}").write_bytes(b"\xff\x00")
+    (path.parent.parent / "._other").mkdir()
+    (path.parent.parent / ".DS_Store").write_bytes(b"\xff")
+    assert len(results("vtab1k", "cpu")) == len(all_results("cpu")) == 1
+    path.write_bytes("\ufeff".encode() + path.read_bytes())
+    assert Record.load(path) == make()
+    path.write_bytes(b"\xff\xfe{}")
+    with pytest.raises(RecordError, match="cannot be read as a record"):
+        Record.load(path)
 
 
 def edit(path, change):
@@ -84,6 +107,21 @@ def edit(path, change):
         (lambda path: path.write_text("[1, 2]"), "malformed: not an object"),
         (lambda path: edit(path, lambda data: data.pop("metrics")), r"malformed: \['metrics'\] missing or unknown"),
         (lambda path: edit(path, lambda data: data.update(extra=1)), r"malformed: \['extra'\] missing or unknown"),
+        *[
+            (
+                lambda path, key=key, value=value: edit(path, lambda data: data.update({key: value})),
+                rf"malformed: \['{key}'\] have",
+            )
+            for key, value in (
+                ("settings", None),
+                ("metrics", []),
+                ("seed", "1"),
+                ("seed", True),
+                ("task", 3),
+                ("cost", None),
+                ("history", []),
+            )
+        ],
         (lambda path: edit(path, lambda data: data["provenance"].pop("dirty")), "metrics or provenance is incomplete"),
         (lambda path: edit(path, lambda data: data.update(seed=2)), "holds the record vtab1k/mnist_5k--glora--cpu--s2"),
         (
@@ -92,7 +130,18 @@ def edit(path, change):
         ),
         (lambda path: edit(path, lambda data: data.update(experiment="other")), "holds the record other/mnist_5k"),
     ],
-    ids=["cut", "empty", "list", "missing", "unknown", "origin", "seed", "profile", "experiment"],
+    ids=[
+        "cut",
+        "empty",
+        "list",
+        "missing",
+        "unknown",
+        *(f"type {i}" for i in range(7)),
+        "origin",
+        "seed",
+        "profile",
+        "experiment",
+    ],
 )
 def test_a_malformed_record_is_refused_with_its_path(spoil, message):
     path = make().save()
@@ -162,8 +211,8 @@ def test_a_run_that_did_not_end_is_refused():
 
 
 def test_an_unknown_profile_names_the_known():
-    for call in (lambda: folder("vtab1k", "gpu"), lambda: results("vtab1k", "gpu"), make(profile="gpu").save):
-        with pytest.raises(ValueError, match="unknown profile 'gpu'; valid: smoke, cpu, paper"):
+    for call in (lambda: folder("vtab1k", "tpu"), lambda: results("vtab1k", "tpu"), make(profile="tpu").save):
+        with pytest.raises(ValueError, match="unknown profile 'tpu'; valid: smoke, cpu, gpu, paper"):
             call()
 
 

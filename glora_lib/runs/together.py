@@ -1,0 +1,103 @@
+"""Runs of the grid that train as one program: each finds its training finished, as if it had been alone.
+
+What a run's stage would train is trained here beside others, and left where the stage looks for it; search and measuring are
+then each run's own.
+"""
+
+import hashlib
+import random
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from glora_lib.backbones import load_backbone
+from glora_lib.data import load_task
+from glora_lib.glora.masked import Masks
+from glora_lib.glora.space import Space
+from glora_lib.paths import CACHE
+from glora_lib.runs.profile import Profile
+from glora_lib.runs.run import Run
+from glora_lib.runs.stages import SUPERNETS, adapted, here, training_state
+from glora_lib.training import checkpoint as checkpoints
+from glora_lib.training.loop import whole
+from glora_lib.training.many import train_many
+from glora_lib.training.stacked import Unsuited
+
+ALONE = ("linear", "noah", "supernet")  # a head on features that are computed once; two trainings; one that is watched
+MOST = 16  # runs at once
+
+
+def groups(runs: Iterable[Run]) -> Iterator[list[Run]]:
+    """Yield the runs in their order, those that follow each other and may train together as one list."""
+    group: list[Run] = []
+    for run in runs:
+        if group and (kind(run) != kind(group[0]) or len(group) == MOST):
+            yield group
+            group = []
+        group.append(run)
+    if group:
+        yield group
+
+
+def kind(run: Run) -> tuple:
+    """Return what runs that train together have in common: all settings but the rates, and what is adapted how."""
+    settings = run.recipe.settings()
+    rates = ("learning_rate", "head_learning_rate", "first_learning_rate", "final_learning_rate", "warmup_epochs")
+    searched = run.recipe.evolution if run.method in SUPERNETS else ()
+    own = {name: value for name, value in settings.items() if name not in rates and name not in searched}
+    return ("supernet" if run.method in SUPERNETS else run.method, str(sorted(own.items())))
+
+
+def train_together(runs: list[Run]) -> None:
+    """Train the runs of one kind as one program; each one's finished training is left where its stage looks for it.
+
+    Runs whose training is finished already are left out, and so are runs that cannot be one program, or for which memory does
+    not do: their own stages train them. Raises OutOfTime when the deadline has passed; what was trained is kept.
+    """
+    waiting = list({training_state(run): run for run in runs if run.method not in ALONE}.values())  # searches share a training
+    waiting = [run for run in waiting if not training_state(run).exists()]
+    if len(waiting) < 2:
+        return
+    made = [_make(run) for run in waiting]
+    try:
+        histories = _train(waiting, made)
+    except Unsuited:
+        return
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        half = len(waiting) // 2
+        for part in (waiting[:half], waiting[half:]):
+            train_together(part)
+        return
+    for run, (model, data, recipe), history in zip(waiting, made, histories, strict=True):
+        order = torch.Generator().manual_seed(run.seed)
+        finished = {"optimizer": None, "order": order, "draw": random.Random(run.seed), "history": history, "device": None}
+        checkpoints.save(training_state(run), **whole(model, data, recipe, run.seed), **finished)
+
+
+def _train(runs: list[Run], made: list[tuple]) -> list[list[dict]]:
+    models, data, recipes = zip(*made, strict=True)
+    choices = None
+    if runs[0].method in SUPERNETS:
+        space = Space(models[0].layer_names, recipes[0].ranks)
+        choices = Masks(space, recipes[0].rank, next(models[0].parameters()).device)
+    places = hashlib.sha256(" ".join(str(training_state(run)) for run in runs).encode()).hexdigest()[:16]
+    checkpoint = CACHE / "runs" / f"together--{places}.pt"
+    histories = train_many(
+        models, data, recipes, seeds=[run.seed for run in runs], choices=choices, checkpoint=checkpoint
+    )  # fmt: skip
+    checkpoint.unlink(missing_ok=True)
+    return histories
+
+
+def _make(run: Run) -> tuple[nn.Module, Dataset, Profile]:
+    """Return the model that a run's stage trains, its data, and its recipe, made as `grid.execute` makes them."""
+    recipe, task = here(run.recipe), load_task(run.task, run.profile)
+    model = load_backbone(
+        recipe.backbone, classes=task.classes, image_size=recipe.image_size, weights=recipe.weights,
+        drop_path=recipe.drop_path, seed=run.seed,
+    )  # fmt: skip
+    torch.manual_seed(run.seed)
+    return adapted(run, recipe, model), task.train, recipe

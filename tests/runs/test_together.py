@@ -1,0 +1,120 @@
+"""Runs of the grid that train together leave the records that they leave one by one."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from glora_lib.runs import record
+from glora_lib.runs import run as run_module
+from glora_lib.runs import together as together_module
+from glora_lib.runs.grid import Run, fill
+from glora_lib.runs.profile import SMOKE
+from glora_lib.runs.record import Record
+from glora_lib.runs.stages import training_state
+from glora_lib.runs.together import groups, train_together
+from glora_lib.training import deadline
+
+PROFILE = replace(SMOKE, epochs=2, population=6, parents=2, mutations=3, crossovers=3, generations=1)
+METHODS = ("glora", "lora", "repadapter", "fact_tk", "bitfit", "glora_fixed")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Give a function that sends records and unfinished state to a folder of its own."""
+
+    def use(name: str) -> None:
+        monkeypatch.setattr(record, "ROOT", tmp_path / name)
+        for module in (run_module, together_module):
+            monkeypatch.setattr(module, "CACHE", tmp_path / name / "cache")
+
+    use("one")
+    return use
+
+
+def runs(method: str) -> list[Run]:
+    """Runs at three rates; with another seed the random backbone would be another one."""
+    profiles = {rate: replace(PROFILE, learning_rate=rate) for rate in (1e-3, 2e-3, 4e-3)}
+    return [Run("joint", "gratings", method, profile, label=f"{method}-{rate}") for rate, profile in profiles.items()]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_records_are_those_of_the_runs_one_by_one(folder, monkeypatch, method):
+    assert fill(runs(method)) == []
+    alone = [Record.load(run.path) for run in runs(method)]
+    folder("two")
+    asked, train = [], together_module.train_many
+    monkeypatch.setattr(
+        together_module, "train_many", lambda nets, *rest, **named: asked.append(len(nets)) or train(nets, *rest, **named)
+    )
+    assert fill(runs(method), together=True) == []
+    joint = [Record.load(run.path) for run in runs(method)]
+    assert asked == [3]
+    for one, other in zip(alone, joint, strict=True):
+        assert one.settings == other.settings
+        losses = [[epoch["loss"] for epoch in record.history["train"]] for record in (one, other)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+        for name in ("val", "test"):
+            assert one.metrics[name] == pytest.approx(other.metrics[name], abs=0.03)  # rounding turns single images
+
+
+def test_what_trained_together_is_not_trained_again(folder, monkeypatch):
+    train_together(runs("lora"))
+    assert all(training_state(run).exists() for run in runs("lora"))
+    monkeypatch.setattr("glora_lib.training.loop.schedule", lambda *_: pytest.fail("trained again"))
+    assert fill(runs("lora")) == []
+    train_together(runs("lora"))  # nothing is left to do
+
+
+def test_searches_of_one_supernet_share_its_training(folder, monkeypatch):
+    made = []
+    make = together_module._make
+    monkeypatch.setattr(together_module, "_make", lambda run: made.append(run.method) or make(run))
+    searches = [run for method in ("glora", "glora_random") for run in runs(method)[:2]]
+    assert fill(searches, together=True) == []
+    assert made == ["glora_random"] * 2  # one of the two that share it, for each seed
+    configs = [Record.load(run.path).config for run in searches]
+    assert configs[0] != configs[2]
+
+
+def test_runs_that_follow_each_other_and_are_alike_make_a_group():
+    other = replace(PROFILE, epochs=3)
+    rates = replace(PROFILE, learning_rate=5e-3)
+    made = [
+        *runs("lora"),
+        Run("joint", "gratings", "lora", other),
+        *(Run("joint", "gratings", name, PROFILE) for name in ("glora", "glora_random")),
+        Run("joint", "gratings", "glora", rates),
+        Run("joint", "gratings", "ssf", PROFILE),
+    ]
+    assert [len(group) for group in groups(made)] == [3, 1, 3, 1]
+
+
+def test_a_run_that_cannot_be_one_of_a_program_is_trained_alone(folder):
+    prompted = [replace(run, profile=replace(run.profile, options={"tokens": 2})) for run in runs("vpt_deep")]
+    train_together(prompted)
+    assert not any(training_state(run).exists() for run in prompted)
+    assert fill(prompted, together=True) == []
+
+
+def test_memory_that_does_not_do_halves_the_program(folder, monkeypatch):
+    sizes, train = [], together_module._train
+
+    def cramped(waiting, made):
+        sizes.append(len(waiting))
+        if len(waiting) > 2:
+            raise torch.OutOfMemoryError("too much")
+        return train(waiting, made)
+
+    monkeypatch.setattr(together_module, "_train", cramped)
+    assert fill(runs("lora"), together=True) == []
+    assert sizes == [3, 2]  # one is left, and is trained alone
+
+
+def test_a_deadline_keeps_what_is_done_and_the_rest_goes_on(folder):
+    with deadline.until(0.0), pytest.raises(deadline.OutOfTime, match="epochs of 3 runs are kept"):
+        fill(runs("lora"), together=True)
+    assert not any(run.exists() for run in runs("lora"))
+    assert fill(runs("lora"), together=True) == []
+    with deadline.until(0.0), pytest.raises(deadline.OutOfTime, match="bitfit-0.001--smoke--s0 and what follows it"):
+        fill([*runs("lora"), *runs("bitfit")])
