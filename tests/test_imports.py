@@ -49,7 +49,7 @@ INSIDE = {
     "audit": (
         "sources judge",
         "counts dimensions equations intervals protocol superlora superset table1",
-        "measured selection tables",
+        "measured selection superlora_runs tables",
         "desk findings",
         "checklist coverage report",
         "__main__",

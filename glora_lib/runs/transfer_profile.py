@@ -79,7 +79,8 @@ IMAGES_PAPER = ImageProfile(
 )
 IMAGES_CPU = replace(
     IMAGES_PAPER, name="cpu", source="mnist_m", source_steps=1200, source_batch=32, steps=100, batch_size=24, pictures=200,
-    learning_rate=3e-3, repeated=("dense", "LoRA r=1", "2D fold G=1 r=4", "LoKr K=2 side=6 r=4", "LoNKr K=3 side=6 r=4"),
+    learning_rate=3e-3, rates=(1e-3, 3e-3, 1e-2),
+    repeated=("dense", "LoRA r=1", "2D fold G=1 r=4", "LoKr K=2 side=6 r=4", "LoNKr K=3 side=6 r=4"),
 )  # fmt: skip
 IMAGES_SMOKE = replace(
     IMAGES_CPU, name="smoke", model="unet, random", source_steps=2, steps=2, batch_size=4, pictures=20, held_out=20,
