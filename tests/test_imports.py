@@ -37,7 +37,10 @@ INSIDE = {
         "generation",
         "score",
     ),
-    "runs": ("profile provenance", "record", "run", "controls stages", "together plan", "grid", "kept recompute"),
+    "runs": (
+        *("profile provenance", "record language_profile", "run", "controls layers stages harness"),
+        *("language together plan", "grid pack", "kept recompute unpack"),
+    ),
     "audit": (
         "sources judge",
         "counts dimensions equations intervals protocol superlora superset table1",

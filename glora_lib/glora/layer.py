@@ -65,6 +65,9 @@ class GLoRALinear(StandIn):
         self.D, self.E = zeros(d2), zeros(d2)
         for up in (self.Au, self.Bu, self.Cu):
             nn.init.xavier_uniform_(up)
+        if self.kind == self.without_bias:  # never chosen
+            for unused in (self.Cd, self.Cu, self.D, self.E):
+                unused.requires_grad_(False)
         self.choice = Choice()
 
     @staticmethod

@@ -1,7 +1,8 @@
 """Runs and their records: what is missing is computed, what exists with the same settings is kept."""
 
+import math
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 
 import torch
@@ -32,6 +33,8 @@ def fill(
     workers: int = 1,
     scheduler: str | None = None,
     together: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+    do: Callable[[Run], Record] | None = None,
 ) -> list[Run]:
     """Compute the runs that have no record ("missing"), all of them ("all") or not one ("none"); return those still without.
 
@@ -42,10 +45,13 @@ def fill(
         scheduler: the address of a Dask cluster, "tcp://host:8786", whose workers compute instead; they need the same code and
             packages, not the same disk. A run whose worker dies is given to another one.
         together: train runs of one kind as one program also where there is no GPU, on which one worker always does.
+        say: is told a line for every record that is saved.
+        do: what makes a record of a run; `execute` without it, `language.execute` for language models.
 
     Raises DeviceError for a device that is asked for and missing, and OutOfTime when the deadline has passed
     (`training.deadline.until`): records that are whole stay, and what has begun goes on from there another time.
     """
+    do = do or execute
     if compute not in COMPUTE:
         raise ValueError(f"compute {compute!r} is not known; valid: {', '.join(COMPUTE)}")
     runs, scheduler = list(runs), scheduler or None
@@ -66,16 +72,18 @@ def fill(
                 shutil.rmtree(stage.state_folder, ignore_errors=True)
     if workers == 1 and scheduler is None:
         for group in groups(wanted):
-            if device().type == "cuda" or together:
+            if do is execute and (device().type == "cuda" or together):
                 train_together(group)
             for run in group:
                 deadline.check(f"{run.id} and what follows it have not begun")
-                execute(run).save()
+                record = do(run)
+                record.save()
+                say(f"{record.experiment}/{record.id}: test {record.metrics.get('test', math.nan):.4f}")
     elif wanted:
         threads = share(workers) if scheduler is None else None
         with _backend(scheduler):
             records = Parallel(n_jobs=-1 if scheduler else workers, return_as="generator_unordered", batch_size=1)(
-                delayed(_execute)(run, threads) for run in wanted
+                delayed(_execute)(run, threads, do) for run in wanted
             )
             for record in records:
                 record.save()
@@ -128,7 +136,7 @@ def _backend(scheduler: str | None):
         yield
 
 
-def _execute(run: Run, threads: int | None) -> Record:
+def _execute(run: Run, threads: int | None, do: Callable[[Run], Record]) -> Record:
     if threads is not None:
         torch.set_num_threads(threads)
-    return execute(run)
+    return do(run)

@@ -38,6 +38,16 @@ CONTROLS = {
 }
 
 
+# Table 6: Swin-B, whose reductions have no bias. What the paper gives of this experiment is the backbone and the average.
+LAYERS = {
+    "backbone": "swin_base_patch4_window7_224.ms_in22k",
+    "weights": "swin_base_patch4_window7_224_22k.pth",
+    "adapted": (("linear",), ("linear", "norm")),
+    "rates": (5e-4, 1e-4),
+    "rates_on": "cifar",
+}
+
+
 def baselines(**recipe) -> dict[str, dict]:
     """Return method -> what it changes in a profile: one recipe for all of them, and each one's options."""
     return {name: recipe | ({"options": options} if options else {}) for name, options in BASELINES.items()}
@@ -61,6 +71,7 @@ class Profile:
     sources: tuple[str, ...] = ("imagenet-16shot-s0",)  # what is trained on, then tested on shifted targets
     other_seeds: dict[str, tuple[int, ...]] = field(default_factory=dict)  # by method, control or experiment, or "task control"
     rates: dict[str, tuple[float, ...]] = field(default_factory=dict)  # by method: other learning rates, `controls.rates`
+    layers: dict = field(default_factory=lambda: dict(LAYERS))  # what the experiment "layers" changes, `layers.layers`
     # the supernet (App. A and the authors' supernet.py)
     ranks: tuple[int, ...] = (8, 4)  # "8 and 4 in the largest model" (Sec. 3.1)
     other_ranks: tuple[tuple[int, ...], ...] = ((4, 2), (2,))  # GLoRA's other sizes, `controls.other_sizes`
@@ -140,7 +151,7 @@ class Profile:
         Options are there where the method has any.
         """
         around = ("name", "tasks", "controlled", "few_shot", "shots", "sources", "seeds", "other_seeds", "other_ranks")
-        around += ("rates", "rows", "budgets", "budget_tasks", "methods", "parameters")
+        around += ("rates", "rows", "budgets", "budget_tasks", "methods", "layers", "parameters")
         around += ("results", "figures", "allow_dirty", "compared")
         around += () if self.options else ("options",)
         settings = {name: value for name, value in asdict(self).items() if name not in around}
@@ -173,8 +184,7 @@ CPU = replace(
     # what has records; the rest is ready and was not run: data/README.md
     other_seeds=dict.fromkeys((*BASELINES, "noah", "glora_oracle", "sensitivity", "glora_sizes"), (0,))
     | dict.fromkeys(("lora", "bitfit", "repadapter", "fact_tk"), (0, 1, 2))
-    | {"glora_fixed": (0, 1), "mnist_m lora_long": (0,), "mnist_m lora_matched": (0, 1)}
-    | {"dsprites_loc glora_random": (0,), "dsprites_loc lora_long": (0,), "dsprites_loc lora_matched": (0, 1)},
+    | {"glora_fixed": (0, 1), "mnist_m lora_long": (0,), "dsprites_loc glora_random": (0,), "dsprites_loc lora_long": (0,)},
     rates=dict.fromkeys(("vpt_shallow", "vpt_deep"), (3e-3, 1e-2)),  # what ends below the linear probe at its own rate
     ranks=(4, 2),
     other_ranks=((8, 4), (2,)),
@@ -195,6 +205,27 @@ CPU = replace(
         # 50 prompts beside 10 tokens would be another model
         "vpt_shallow": {"epochs": 6, "learning_rate": 1e-3, "options": {"tokens": 8}},
         "vpt_deep": {"epochs": 6, "learning_rate": 1e-3, "options": {"tokens": 8}},
+    },
+    layers={
+        "backbone": "efficientnet_lite0_imagenet1k",
+        "image_size": 48,
+        "tasks": ("mnist_m", "landcover_10", "clevr_count", "mnist_5k", "koeppen_5", "dsprites_ori"),
+        "adapted": (("conv",), ("conv", "norm")),
+        "rates": (1e-3, 3e-3),
+        "rates_on": "koeppen_5",
+        "batch_size": 32,
+        "epochs": 6,
+        "warmup_epochs": 1,
+        "population": 12,
+        "parents": 4,
+        "mutations": 6,
+        "crossovers": 6,
+        "methods": {
+            "linear": {"epochs": 100, "batch_size": 64, "learning_rate": 1e-2, "head_learning_rate": 1e-2},
+            "full": {"epochs": 3},
+            "bitfit": {"epochs": 3},
+            "lora": {"epochs": 3, "options": {"rank": 4, "placement": "conv"}},
+        },
     },
 )
 
@@ -232,6 +263,7 @@ GPU = replace(
     },
     budgets=(14, 50, 100, 200, 500),
     budget_tasks=("cifar10", "landcover_10", "clevr_count", "mnist_m"),
+    layers=CPU.layers | {"image_size": 224, "epochs": 100, "population": 50, "parents": 10, "mutations": 25, "crossovers": 25},
     figures="figures/gpu",
     vtab_folders=False,
 )
@@ -272,6 +304,13 @@ SMOKE = replace(
     vtab_folders=False,
     parameters={"rounds": 1, "batch": 8, "side": 3},  # nothing that it times is read
     methods={},
+    layers={
+        "backbone": "test_efficientnet",
+        "adapted": (("conv",), ("conv", "norm")),
+        "rates": (1e-3,),
+        "rates_on": "gratings",
+        "methods": {"lora": {"options": {"rank": 2, "placement": "conv"}}},
+    },
 )
 
 PROFILES = {profile.name: profile for profile in (SMOKE, CPU, GPU, PAPER)}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from glora_lib.paths import CACHE
+from glora_lib.runs.language_profile import LanguageProfile
 from glora_lib.runs.profile import Profile
 from glora_lib.runs.provenance import commit
 from glora_lib.runs.record import Record, RecordError, changed_settings, folder
@@ -22,13 +23,13 @@ class Run:
     experiment: str
     task: str
     method: str
-    profile: Profile
+    profile: Profile | LanguageProfile
     seed: int = 0
     label: str = ""
     targets: tuple[str, ...] = ()
 
     @property
-    def recipe(self) -> Profile:
+    def recipe(self) -> Profile | LanguageProfile:
         """The profile as the method uses it."""
         return self.profile.for_method(self.method)
 

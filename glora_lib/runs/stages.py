@@ -41,9 +41,9 @@ def here(recipe: Profile) -> Profile:
 def adapted(run: Run, recipe: Profile, model: nn.Module) -> nn.Module:
     """Return the backbone as the run's method adapts it, on the device. What that draws, it draws on the processor."""
     if run.method in (*SUPERNETS, "supernet", "glora_fixed"):
-        net = METHODS["glora"](model, rank=recipe.rank, scale_broadcast=recipe.scale_broadcast)
+        net = METHODS["glora"](model, rank=recipe.rank, scale_broadcast=recipe.scale_broadcast, **recipe.options)
         if run.method == "glora_fixed":
-            net.use(Space(net.layer_names, recipe.ranks).uniform(largest(recipe)))
+            net.use(Space(net.layer_names, recipe.ranks, net.kinds).uniform(largest(recipe)))
         return net.to(device())
     return METHODS[run.method](model, **recipe.options).to(device())
 
@@ -177,7 +177,7 @@ def _train_alone(net, run: Run, recipe: Profile, task) -> Outcome:
     config = None
     if isinstance(net, AdaptedModel):
         config = to_json(net.config)
-        size["stored"] = Space(net.layer_names, (net.rank,)).parameters(net.config, net.shapes)
+        size["stored"] = Space(net.layer_names, (net.rank,), net.kinds).parameters(net.config, net.shapes)
     try:
         plain = fuse(net)
     except NotFusable:
@@ -195,13 +195,14 @@ def _train_alone(net, run: Run, recipe: Profile, task) -> Outcome:
 def _prepare(run: Run, recipe: Profile, model, task) -> tuple:
     """Return the supernet, its space, its score on val, and the random subnets that are watched."""
     net = adapted(run, recipe, model)
-    space = Space(net.layer_names, recipe.ranks)
+    space = Space(net.layer_names, recipe.ranks, net.kinds)
     rng = random.Random(f"watch {run.seed}")
     return net, space, Score(net, task.val, recipe.dtype), [space.sample(rng) for _ in range(RANDOM_SUBNETS)]
 
 
 def _searched(run: Run, recipe: Profile, model, task, search: Callable[..., Found], split="val", **settings) -> Outcome:
     """Train the supernet unless a search before this one did, search it by the accuracy on `split`, fuse what was found."""
+    before = sum(p.numel() for p in model.parameters())
     net, space, score, watched = _prepare(run, recipe, model, task)
     # searches of one supernet share its checkpoint, which a finished training leaves behind
     trained = train(net, task.train, recipe, sample=space.sample, seed=run.seed, checkpoint=training_state(run))
@@ -234,6 +235,7 @@ def _searched(run: Run, recipe: Profile, model, task, search: Callable[..., Foun
         "cost": cost | _sizes(net, space.parameters(found.best, net.shapes)),
         "history": history,
     }
+    parts["cost"]["merged"] = sum(p.numel() for p in plain.parameters()) - before  # biases that layers have gained
     return parts, plain
 
 

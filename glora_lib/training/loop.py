@@ -247,8 +247,8 @@ def _labels(data: Dataset, batch_size: int) -> torch.Tensor:
 
 
 def train_mode(model: nn.Module) -> None:
-    """Set training mode, but for frozen batch normalisation: its running statistics belong to the pretrained weights."""
+    """Set training mode, but for batch normalisation whose scale is frozen: its statistics belong to the pretrained weights."""
     model.train()
     for module in model.modules():
-        if isinstance(module, BatchNorm) and not any(p.requires_grad for p in module.parameters()):
+        if isinstance(module, BatchNorm) and (module.weight is None or not module.weight.requires_grad):
             module.eval()

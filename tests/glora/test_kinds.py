@@ -121,10 +121,10 @@ def test_a_normalisation_has_no_lora_and_no_c(choice):
 
 def test_frozen_running_statistics_do_not_move():
     net = adapt(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), 2, layers=("conv", "norm"), train=())
-    from glora_lib.training.loop import _train_mode
+    from glora_lib.training.loop import train_mode
 
     before = {name: tensor.clone() for name, tensor in net.named_buffers()}
-    _train_mode(net)
+    train_mode(net)
     net(torch.randn(4, 3, 6, 6) + 5)
     assert before
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.named_buffers())

@@ -1,0 +1,78 @@
+"""Numbers about language models: tables of records, paired intervals over the same questions, and a merge that errs."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from glora_lib.glora.layer import GLoRALinear
+
+Z = 1.96  # of a normal interval of 95 %
+
+
+def table(records: pd.DataFrame, benchmarks: Sequence[str]) -> pd.DataFrame:
+    """Return a row per task (set of instructions) and method: means over seeds in percent, and n.
+
+    Columns: the benchmarks, average (their mean), sd (of the average, over seeds), loss (held-out, nats a token), n (seeds).
+    """
+    percent = records.assign(**{name: 100 * records[name] for name in (*benchmarks, "average")})
+    groups = percent.groupby(["task", "method"], sort=False)
+    found = groups[[*benchmarks, "average", "loss"]].mean()
+    return found.assign(sd=groups["average"].std(), n=groups.size()).reset_index()
+
+
+def standard_errors(record) -> dict[str, float]:
+    """Return benchmark -> the standard error of its mean over questions in percentage points, and that of the "average"."""
+    items = record.history["items"]
+    errors = {name: 100 * np.std(values, ddof=1) / len(values) ** 0.5 for name, values in items.items()}
+    return errors | {"average": float(np.sqrt(sum(error**2 for error in errors.values())) / len(errors))}
+
+
+def paired(records: pd.DataFrame, method: str, against: str) -> pd.DataFrame:
+    """Return a row per task: method - against on the same questions, over the seeds that both have, in percentage points.
+
+    The difference is the average over benchmarks, each the mean over its questions of the mean over seeds. The interval of 95 %
+    is over questions, of which other draws would give other numbers; it does not count other seeds. "base" has one seed, which
+    stands beside every seed of the other. Columns: task, difference, low, high, n (seeds), questions.
+    """
+    rows = []
+    for task in dict.fromkeys(records["task"]):
+        first, second = (_items(records, name, task) for name in (method, against))
+        seeds = sorted(first.keys() & second.keys())
+        if "base" in (method, against):  # was not trained: one answer for all seeds and tasks
+            base = next(iter(_items(records, "base").values()), None)
+            first, second = (found or dict.fromkeys({**first, **second}, base) for found in (first, second))
+            seeds = sorted(first.keys() & second.keys()) if base else []
+        if not seeds or method == against:
+            continue
+        differences = {
+            name: np.mean([np.subtract(first[seed][name], second[seed][name]) for seed in seeds], axis=0)
+            for name in first[seeds[0]]
+        }
+        mean = 100 * np.mean([d.mean() for d in differences.values()])
+        error = 100 * np.sqrt(sum(d.var(ddof=1) / len(d) for d in differences.values())) / len(differences)
+        questions = sum(map(len, differences.values()))
+        rows.append((task, mean, mean - Z * error, mean + Z * error, len(seeds), questions))
+    return pd.DataFrame(rows, columns=["task", "difference", "low", "high", "n", "questions"])
+
+
+@torch.no_grad()
+def merged_by_the_fork(layer: GLoRALinear) -> tuple[Float[Tensor, "d2 d1"], Float[Tensor, " d2"]]:
+    """Return the weight and bias that the authors' fork of peft merges (src/peft/tuners/glora.py, 374-389).
+
+    It changes the weight first, and multiplies C with the changed one: the bias is E + W @ C where the layer adds E + W0 @ C.
+    """
+    W, b = layer.effective()
+    C = layer._tensor("C")
+    b = layer.W0.new_zeros(len(layer.W0)) if b is None else b
+    return W, b if C is None else b + ((W - layer.W0) @ C).squeeze(-1)
+
+
+def _items(records: pd.DataFrame, method: str, task: str | None = None) -> dict[int, dict[str, list[float]]]:
+    """Return seed -> benchmark -> values of the questions; of a trained method those of one task."""
+    rows = records[records["method"] == method]
+    rows = rows if task is None else rows[(rows["task"] == task) & (rows["method"] != "base")]
+    return {row.seed: row.record.history["items"] for row in rows.itertuples()}
