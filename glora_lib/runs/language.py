@@ -77,6 +77,8 @@ def execute(run: Run) -> Record:
     place = device()  # refused before anything is computed where it is not here
     model, tokenizer = load_language_model(recipe.model, dtype=recipe.weights_dtype, checkpointing=recipe.checkpointing)
     model.to(place)
+    if recipe.length > (context := model.config.max_position_embeddings):
+        raise DataError(f"texts of {recipe.length} tokens are longer than the model's context of {context}; lower `length`")
     records = fitting(load_instructions(run.task), tokenizer, recipe.length)
     train, held_out = _apart(records, recipe, tokenizer)
     questions = asked.load_questions(recipe.questions)

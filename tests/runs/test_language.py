@@ -77,6 +77,8 @@ def test_too_few_instructions_are_an_error():
         DataError, match="40 instructions have at most 400 tokens; they are too few for 4 that are held out and 100000"
     ):
         language.execute(Run("language_models", "tiny", "lora", replace(SMOKE, tokens=100_000)))
+    with pytest.raises(DataError, match="texts of 5000 tokens are longer than the model's context of 4096; lower `length`"):
+        language.execute(Run("language_models", "tiny", "lora", replace(SMOKE, length=5000)))
     with pytest.raises(ValueError, match="method 'adapter' is not known; valid: base, agreement, lora, glora"):
         language.execute(Run("language_models", "tiny", "adapter", SMOKE))
 
