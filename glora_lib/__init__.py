@@ -15,12 +15,17 @@ print(gl.accuracy(plain, task.test))
 
 from glora_lib.backbones import BackboneError, load_backbone
 from glora_lib.data import DataError, Task, load_task
+from glora_lib.finetune.pipeline import finetune
 from glora_lib.glora.layer import GLoRALinear
 from glora_lib.glora.model import AdaptedModel, adapt, fuse
 from glora_lib.glora.search import Found, evolve, random_search
 from glora_lib.glora.space import Choice, Config, Space
 from glora_lib.methods import METHODS, NotFusable, trainable_parameters
 from glora_lib.methods.adapter_file import AdapterError, load_adapter, restore, save_adapter
+from glora_lib.methods.exchange import ExchangeError
+from glora_lib.methods.from_lycoris import from_lycoris
+from glora_lib.methods.from_peft import from_peft
+from glora_lib.methods.to_peft import to_peft
 from glora_lib.runs.profile import PROFILES, Profile
 from glora_lib.runs.record import Record, RecordError, results
 from glora_lib.training.loop import TrainingError, accuracy, predict, train
@@ -29,7 +34,11 @@ __all__ = [
     *("AdaptedModel", "AdapterError", "BackboneError", "Choice", "Config", "DataError", "Found", "GLoRALinear", "METHODS"),
     *("NotFusable", "PROFILES", "Profile", "Record", "RecordError", "Space", "Task", "TrainingError", "accuracy", "adapt"),
     *(
+        "ExchangeError",
         "evolve",
+        "finetune",
+        "from_lycoris",
+        "from_peft",
         "fuse",
         "load_adapter",
         "load_backbone",
@@ -40,5 +49,5 @@ __all__ = [
         "results",
         "save_adapter",
     ),
-    *("train", "trainable_parameters"),
+    *("to_peft", "train", "trainable_parameters"),
 ]

@@ -20,10 +20,10 @@ ROOMS = {
     "glora": {"training"},
     "methods": {"glora", "training"},
     "runs": {"backbones", "data", "glora", "methods", "paths", "runs.profile", "training"},
-    "recompute": {"data", "runs", "runs.profile"},
     "measures": {"backbones", "data", "glora", "methods", "paths", "runs", "runs.profile", "training"},
     "benchmark": {"backbones", "data", "glora", "measures", "methods", "paths", "runs", "runs.profile", "training"},
-    "audit": {"glora", "measures", "methods", "paths", "recompute", "runs", "runs.profile", "training"},
+    "audit": {"glora", "measures", "methods", "paths", "runs", "runs.profile", "training"},
+    "finetune": {"backbones", "data", "glora", "measures", "methods", "paths", "runs", "runs.profile", "training"},
     "plot": {"glora", "paths", "runs.profile"},
 }
 # inside a large room, a module imports from the lines above its own
@@ -39,7 +39,7 @@ INSIDE = {
     ),
     "runs": (
         *("profile provenance", "record language_profile", "run", "controls layers stages harness"),
-        *("language together plan", "grid", "kept"),
+        *("language together plan", "grid pack", "kept recompute unpack"),
     ),
     "audit": (
         "sources judge",

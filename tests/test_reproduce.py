@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import sys
 import types
 from dataclasses import replace
@@ -9,10 +10,15 @@ from dataclasses import replace
 import nbformat
 import pandas as pd
 import pytest
+import torch
 
 import reproduce
+from docs import execute
+from glora_lib.paths import ROOT
 from glora_lib.runs import record as record_module
+from glora_lib.runs.profile import SMOKE
 from glora_lib.runs.record import Record
+from glora_lib.runs.run import Run
 
 PARAMETERS = """profile: str = "cpu"  # one of three
 compute: str = "missing"  # what to compute
@@ -40,13 +46,13 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     monkeypatch.setattr(reproduce, "NOTEBOOKS", tmp_path / "notebooks")
     monkeypatch.setattr(reproduce, "OUT", tmp_path / "out")
-    monkeypatch.setattr(reproduce, "build_site", lambda executed: executed / "site")
+    monkeypatch.setattr("docs.build.build", lambda executed: executed / "site")
     return tmp_path / "notebooks"
 
 
 def test_runs_with_typed_parameters_in_the_notebooks_folder_also_below_braces(tmp_path):
     notebook = write(tmp_path / "a {brace}" / "01_one.ipynb", "import os", "print(os.getcwd(), seeds + 1)")
-    outcome = reproduce.run(notebook, {"profile": "smoke", "seeds": 3}, tmp_path / "out {b}")
+    outcome = execute.run(notebook, {"profile": "smoke", "seeds": 3}, tmp_path / "out {b}")
     assert not outcome.failure
     assert outcome.peak_bytes > 10 * 2**20
     executed = nbformat.read(tmp_path / "out {b}" / "01_one.ipynb", as_version=4)
@@ -57,7 +63,8 @@ def test_carries_on_after_a_failure_and_names_the_cell(project, capsys):
     write(project / "01_one.ipynb", "good = 1", "\n# why\nbad = 1 / 0\n")
     write(project / "02_two.ipynb", "print(seeds)")
     assert reproduce.main(["--profile", "smoke"]) == 1
-    first, reason, second, *rest = capsys.readouterr().out.splitlines()
+    where, first, reason, second, *rest = capsys.readouterr().out.splitlines()
+    assert where == "profile smoke, on cpu"
     assert first.startswith("01_one")
     assert "FAILED" in first
     assert reason.strip() == "cell 3 `# why`: ZeroDivisionError: division by zero"
@@ -72,7 +79,7 @@ def test_several_at_once_are_reported_in_order_and_each_counts_its_own_kernel(pr
     for number in ("01", "02", "03"):
         write(project / f"{number}_notebook.ipynb", "print(seeds)")
     assert reproduce.main(["--profile", "smoke", "--jobs", "2"]) == 0
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()[:3]]
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()[1:4]]
     assert [line[0] for line in lines] == ["01_notebook", "02_notebook", "03_notebook"]
     assert all(line[1] == "ok" and 0.01 < float(line[4]) < 0.3 for line in lines)
 
@@ -92,7 +99,7 @@ def test_the_profile_gives_its_parameters_to_notebooks_that_declare_them_and_the
 )
 def test_names_the_cell_that_hangs_or_kills_the_kernel(tmp_path, source, reason):
     notebook = write(tmp_path / "01_one.ipynb", "good = 1", source)
-    outcome = reproduce.run(notebook, {"seeds": 1}, tmp_path / "out", timeout=6)
+    outcome = execute.run(notebook, {"seeds": 1}, tmp_path / "out", timeout=6)
     assert outcome.failure.startswith(f"cell 3 `{source}`: {reason}")
     assert (tmp_path / "out" / "01_one.ipynb").exists()
 
@@ -101,7 +108,7 @@ def test_a_site_with_errors_is_a_failure(project, monkeypatch, capsys):
     def broken(executed):
         raise RuntimeError("1 links lead nowhere")
 
-    monkeypatch.setattr(reproduce, "build_site", broken)
+    monkeypatch.setattr("docs.build.build", broken)
     write(project / "01_one.ipynb")
     assert reproduce.main(["--profile", "smoke"]) == 1
     assert capsys.readouterr().out.endswith("1 of 1 notebooks ran; the site: 1 links lead nowhere\n")
@@ -111,7 +118,7 @@ def test_never_writes_over_the_source(tmp_path):
     notebook = write(tmp_path / "01_one.ipynb")
     before = notebook.read_bytes()
     with pytest.raises(ValueError, match="would overwrite"):
-        reproduce.run(notebook, {}, tmp_path)
+        execute.run(notebook, {}, tmp_path)
     assert notebook.read_bytes() == before
 
 
@@ -128,7 +135,7 @@ def test_refuses_a_number_that_no_notebook_has(project, capsys):
         write(project / name)
     assert reproduce.main(["--only", "4", "77"]) == 2
     assert capsys.readouterr() == ("", "reproduce.py: no notebook has the number 77; there are 01, 04\n")
-    assert [path.name for path in reproduce.select(project, ["4"])] == ["04_four.ipynb"]
+    assert [path.name for path in execute.select(project, ["4"])] == ["04_four.ipynb"]
 
 
 @pytest.mark.parametrize(
@@ -183,7 +190,7 @@ def test_a_value_of_another_type_than_the_default_is_refused_before_any_runs(pro
     notebook.write_text(text, encoding="utf-8")
     assert reproduce.main(["--set", given]) == 2
     assert capsys.readouterr().err == f"reproduce.py: 01_one.ipynb: {message}\n"
-    reproduce.refuse_undeclared([notebook], {"seeds": 2, "rates": [1, 2.5], "name": "y"})
+    execute.refuse_undeclared([notebook], {"seeds": 2, "rates": [1, 2.5], "name": "y"})
 
 
 def test_two_notebooks_of_one_number_and_a_file_that_is_none_are_errors(project, capsys):
@@ -210,7 +217,7 @@ def test_the_kernel_is_this_interpreter_and_paths_mean_what_they_mean_here(tmp_p
     notebook = write(
         tmp_path / "nb" / "01_one.ipynb", "import os, sys", "print(sys.executable)", "print(os.environ['GLORA_DATA_DIR'])"
     )
-    assert not reproduce.run(notebook, {}, tmp_path / "out").failure
+    assert not execute.run(notebook, {}, tmp_path / "out").failure
     printed = [
         cell.outputs[0].text.strip() for cell in nbformat.read(tmp_path / "out/01_one.ipynb", 4).cells if cell.get("outputs")
     ]
@@ -219,7 +226,7 @@ def test_the_kernel_is_this_interpreter_and_paths_mean_what_they_mean_here(tmp_p
 
 def test_a_place_that_cannot_be_written_to_is_a_failure_that_says_so(tmp_path):
     (tmp_path / "out").write_text("a file")
-    outcome = reproduce.run(write(tmp_path / "nb" / "01_one.ipynb"), {}, tmp_path / "out" / "smoke")
+    outcome = execute.run(write(tmp_path / "nb" / "01_one.ipynb"), {}, tmp_path / "out" / "smoke")
     assert outcome.failure.startswith(f"nothing can be written to {tmp_path / 'out' / 'smoke'}")
 
 
@@ -244,3 +251,46 @@ def test_ends_with_the_records_and_says_which_are_new(project, monkeypatch, caps
         ["vtab1k", 0, False],
         ["vtab1k", 1, True],
     ]
+
+
+def test_a_device_that_is_not_here_is_refused_before_any_notebook_runs(project, monkeypatch, capsys):
+    write(project / "01_one.ipynb")
+    monkeypatch.setenv("DEVICE", "auto")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert reproduce.main(["--device", "cuda"]) == 2
+    assert "reproduce.py: DEVICE=cuda asks for a GPU" in capsys.readouterr().err
+    assert not (project.parent / "out").exists()
+
+
+def test_in_some_minutes_runs_are_computed_in_order_until_time_is_up(project, monkeypatch, capsys):
+    monkeypatch.setattr(record_module, "ROOT", project.parent)
+    monkeypatch.setattr("glora_lib.runs.run.CACHE", project.parent / "cache")
+    runs = [Run("minutes", "gratings", "linear", SMOKE, seed) for seed in range(3)]
+    monkeypatch.setattr(reproduce, "plan", lambda profile: runs)
+    assert reproduce.main(["--profile", "smoke", "--minutes", "10"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["profile smoke, on cpu", "3 runs have no record; 10 minutes"]
+    assert [line.split(":")[0] for line in lines[2:5]] == [f"minutes/gratings--linear--smoke--s{seed}" for seed in range(3)]
+    assert lines[-1] == "3 new records, 0 runs are left"
+    more = [*runs, *(Run("minutes", "gratings", "linear", SMOKE, seed) for seed in (3, 4))]
+    monkeypatch.setattr(reproduce, "plan", lambda profile: more)
+    assert reproduce.main(["--profile", "smoke", "--minutes", "1e-9"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "0 new records, 2 runs are left"
+    assert [run.exists() for run in more] == [True, True, True, False, False]
+
+
+def test_a_profile_whose_weights_or_tasks_are_missing_says_so_at_once(project, monkeypatch, capsys, tmp_path):
+    write(project / "01_one.ipynb")
+    monkeypatch.setenv("GLORA_DATA_DIR", str(tmp_path))
+    assert reproduce.main(["--profile", "paper"]) == 2
+    assert "the profile paper cannot be run here: 'ViT-B_16.npz' is neither in" in capsys.readouterr().err
+    (tmp_path / "ViT-B_16.npz").touch()
+    assert reproduce.main(["--profile", "paper"]) == 2
+    assert "for lack of tasks: there is no folder" in capsys.readouterr().err
+    assert not (project.parent / "out").exists()
+
+
+def test_where_only_runs_are_computed_no_package_of_notebooks_is_needed():
+    program = "import sys, reproduce; reproduce.arguments(['--minutes', '1']); print(*sys.modules)"
+    loaded = set(subprocess.check_output([sys.executable, "-c", program], cwd=ROOT, text=True).split())
+    assert not {"papermill", "nbformat", "nbconvert", "sphinx", "ipykernel", "matplotlib", "seaborn"} & loaded

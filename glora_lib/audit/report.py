@@ -137,11 +137,13 @@ def page(table: pd.DataFrame, name: str, to: str = "../") -> str:
     said = claims()
     rows = table.sort_values("verdict", key=lambda c: c.map({v: i for i, v in enumerate(ORDER)}).fillna(-1), kind="stable")
     columns = columns_of(name, rows)
+    beside = {key: columns.pop(key) for key in ("by_task", "by_pip") if key in columns}  # below the numbers that decide
     head = "".join(f"<th>{html.escape(title)}</th>" for title in columns.values())
     body = []
     for row in rows.to_dict("records"):
         cells = {key: html.escape(str(row[key])) for key in columns}
         cells["evidence"] = f'<a href="{to}{row["evidence"]}">{html.escape(label(row["evidence"]))}</a>'
+        cells["ours"] += "".join(f"<br><i>{title}:</i> {html.escape(row[key])}" for key, title in beside.items() if row[key])
         if row["id"] in said.index:
             claim = said.loc[row["id"]]
             words = f"<q>{html.escape(claim['quote'])}</q><br>Check: {html.escape(claim['check'])}"

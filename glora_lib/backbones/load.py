@@ -56,8 +56,9 @@ def weights_sha256(name: str, weights: str = "") -> str:
     """Return the SHA-256 of the file that `load_backbone` reads with these arguments, or "random", or "hub"."""
     if weights in ("random", "hub"):
         return weights
-    shipped = {PACKAGED: packaged.file, EFFICIENTNET: efficientnet.FILE.path}
-    return sha256(shipped[name]() if name in shipped else find(weights))
+    if name == PACKAGED:
+        return packaged.checksum()
+    return sha256(efficientnet.FILE.path() if name == EFFICIENTNET else find(weights))
 
 
 def label(name: str, weights: str = "") -> str:

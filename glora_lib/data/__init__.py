@@ -7,6 +7,18 @@ from glora_lib.data.task import DataError, DataWarning, Images, Task
 from glora_lib.data.tasks import BUILT_IN, load_task, unavailable
 
 __all__ = [
-    *("BUILT_IN", "DataError", "Images", "Report", "SHIFTS", "Shift", "Task", "check", "load_folder", "load_shift"),
+    *(
+        "BUILT_IN",
+        "DataError",
+        "DataWarning",
+        "Images",
+        "Report",
+        "SHIFTS",
+        "Shift",
+        "Task",
+        "check",
+        "load_folder",
+        "load_shift",
+    ),
     *("load_task", "shifts_of", "unavailable", "unavailable_target"),
 ]

@@ -24,7 +24,7 @@ def raw_pixels(task: Task) -> dict[str, float]:
     ConvergenceWarning: its accuracy would depend on the machine's rounding.
     """
     train, val, test = (vectors(images) for images in (task.train, task.val, task.test))
-    neighbours = [KNeighborsClassifier(k).fit(*train) for k in NEIGHBOURS]
+    neighbours = [KNeighborsClassifier(k).fit(*train) for k in NEIGHBOURS if k <= len(train[1])]
     # all components: a rotation, after which the regression is the same and has no more dimensions than images
     rotation = PCA(svd_solver="full").fit(train[0])
     rotated, rotated_val, rotated_test = ((rotation.transform(pixels), labels) for pixels, labels in (train, val, test))

@@ -1,7 +1,9 @@
 """A task: three splits of labelled images, already at the size that a backbone sees."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,8 +103,24 @@ def resize(images: Iterable, size: int) -> UInt8[Tensor, "images 3 size size"]:
     return torch.from_numpy(np.fromiter(map(pixels, images), np.dtype((np.uint8, (3, size, size)))))
 
 
+@contextmanager
+def kept_arrays() -> Iterator[dict]:
+    """While it lasts, what `from_arrays` is called with stands in the dict: the arrays at their native size."""
+    kept: dict = {}
+    token = _kept.set(kept)
+    try:
+        yield kept
+    finally:
+        _kept.reset(token)
+
+
+_kept: ContextVar[dict | None] = ContextVar("kept", default=None)
+
+
 def from_arrays(name: str, group: str, stands_for: str, class_names: Sequence[str], splits: dict, size: int) -> Task:
     """Return the task of `splits`: {"train" | "val" | "test": (uint8 (N, H, W) or (N, H, W, 3), int (N,))}."""
+    if (kept := _kept.get()) is not None:
+        kept |= {"name": name, "group": group, "stands_for": stands_for, "class_names": class_names, "splits": splits}
     digest, parts = hashlib.sha256(), {}
     for split in ("train", "val", "test"):
         images, labels = splits[split]

@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from glora_lib import paths
-from glora_lib.data import debian, few_shot, folder, tiny_imagenet
+from glora_lib.data import debian, few_shot, folder, packed, tiny_imagenet
 from glora_lib.data.clevr import load_clevr_count, load_clevr_dist
 from glora_lib.data.digits import load_mnist_5k, load_mnist_m
 from glora_lib.data.dsprites import load_dsprites_loc, load_dsprites_ori
@@ -50,7 +50,8 @@ def load_task(name: str, profile: Profile | str) -> Task:
     if wanted:
         return cached_lists(wanted, profile.image_size)
     if name in BUILT_IN and not (name in folder.CLASSES and profile.vtab_folders):
-        return cached_built_in(name, profile.image_size)
+        kept = packed.place(name)
+        return cached_packed(kept, profile.image_size) if kept.is_file() else cached_built_in(name, profile.image_size)
     if is_folder(name):
         return cached_folder(place(name), profile.image_size)
     if name in LISTS:
@@ -67,6 +68,8 @@ def unavailable(name: str, profile: Profile | str) -> str:
     profile = of_name(profile)
     wanted = few_shot.parse(name)
     base = wanted.task if wanted else name
+    if packed.place(base).is_file():
+        return ""
     if base in debian.PLACES:
         return debian.unavailable(base)
     if base in BUILT_IN and not (base in folder.CLASSES and profile.vtab_folders):
@@ -117,6 +120,11 @@ def read_lists(wanted: few_shot.FewShotName, size: int, change_test: Callable = 
 @lru_cache(maxsize=8)
 def cached_built_in(name: str, size: int) -> Task:
     return BUILT_IN[name](size)
+
+
+@lru_cache(maxsize=8)
+def cached_packed(path: Path, size: int) -> Task:
+    return packed.load(path, size)
 
 
 @lru_cache(maxsize=2)  # at 224 pixels one of these takes gigabytes

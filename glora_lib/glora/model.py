@@ -124,6 +124,7 @@ def adapt(
     *,
     layers: str | Collection[str] = ("linear",),
     skip: str | Collection[str] | None = None,
+    only: Collection[str] | None = None,
     train: str | Collection[str] | None = None,
     scale_broadcast: bool = False,
     gain_bias: bool = True,
@@ -140,6 +141,7 @@ def adapt(
             (LayerNorm, BatchNorm, GroupNorm, where they have a scale).
         skip: names of modules whose linear layers stay as they are, whole ("blocks.0") or a last part ("head").
             What is trained whole is skipped anyway: it needs no support tensors.
+        only: whole names of the layers that are adapted, and no others.
         train: names of modules that are trained whole, in the same form; by default the head, by `training.head.head_of`. A
             UserWarning says where there is none; () is for training nothing whole.
         scale_broadcast, gain_bias: see `GLoRALinear`. Without `gain_bias` a fused model has the parameters of the model before.
@@ -158,6 +160,10 @@ def adapt(
     skip = () if skip is None else as_names(skip, model)
     options |= {"skip": list(skip)} if skip else {}
     modules = dict(model.named_modules(remove_duplicate=False))
+    if only is not None:
+        if unknown := [name for name in only if name not in modules]:
+            raise ValueError(f"no module is called {unknown[0]!r}; modules of this model: {', '.join([*modules][1:9])}, ...")
+        options["only"] = list(only)
     if train is None:
         trained = [module for part in head_of(model).values() for module in part.modules()]
         if not trained and not hasattr(model, "get_output_embeddings"):
@@ -173,6 +179,8 @@ def adapt(
     beside = {id(module) for module in trained}
     skipped = {id(module) for name, module in modules.items() if name and matches(name, skip)}
     taken = {name: module for name, module in modules.items() if name and id(module) not in beside | skipped}
+    if only is not None:
+        taken = {name: module for name, module in taken.items() if name in only}
     found = {name: (module, LAYERS[kind]) for name, module in taken.items() for kind in kinds if LAYERS[kind].suits(module)}
     refuse_computed({name: module for name, module in taken.items() if isinstance(module, nn.Linear | nn.Conv2d)})
     left = left_out(model, {id(module) for module, _ in found.values()} | beside | skipped)

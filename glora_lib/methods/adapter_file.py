@@ -16,13 +16,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
-from glora_lib.glora.fusable import Fusable
-from glora_lib.glora.layer import SUPPORT
 from glora_lib.glora.model import AdaptedModel
 from glora_lib.glora.space import Choice, from_json, to_json
 from glora_lib.methods import METHODS
+from glora_lib.methods.belonging import dtypes, fingerprint, in_use, raw_bytes, support_of, trained_whole, values_sha256
 from glora_lib.training.files import replacing
 from glora_lib.training.wrappers import plain_name, unwrapped
 
@@ -57,14 +55,14 @@ def save_adapter(
     config, tensors = getattr(net, "config", None), {}
     if isinstance(net, AdaptedModel):
         config = {plain_name(net.model, name): choice for name, choice in to_json(net.config).items()}
-        options, tensors = net.options, _support(net) if whole else _in_use(net)
-    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in (tensors | _trained_whole(net)).items()}
+        options, tensors = net.options, support_of(net) if whole else in_use(net)
+    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in (tensors | trained_whole(net)).items()}
     _check_finite(tensors, path)
     description = {
         "backbone": backbone,
         "backbone_sha256": fingerprint(net),
-        "backbone_values_sha256": _values(net),
-        "backbone_dtypes": _dtypes(net),
+        "backbone_values_sha256": values_sha256(net),
+        "backbone_dtypes": dtypes(net),
         "method": method,
         "options": options or {},
         "whole": whole,
@@ -119,84 +117,6 @@ def file_of(path: str | Path) -> Path:
     return path if path.name.endswith(ENDING) else path.with_name(path.name + ENDING)
 
 
-def fingerprint(net: nn.Module) -> str:
-    """Return the SHA-256 of the frozen parameters and buffers, names and shapes included: which backbone this is.
-
-    Names are those inside the adapted model, without DataParallel or `torch.compile`. Buffers that training moves are not the
-    backbone's. A model that is trained whole has no backbone: all of those are alike.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in _frozen(net).items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(_bytes(tensor))
-    return digest.hexdigest()
-
-
-# what of a model belongs to the adapter, and what to the backbone
-
-
-def _inside(net: nn.Module) -> nn.Module:
-    """Return the model in a wrapper of ours (GLoRA's, NOAH's) and in torch's; other methods have none."""
-    net = unwrapped(net)
-    return unwrapped(net.model) if isinstance(net, Fusable) and isinstance(getattr(net, "model", None), nn.Module) else net
-
-
-def _layers(net: nn.Module) -> dict[str, nn.Module]:
-    """Return GLoRA's layers by their names in the plain model; nothing for other methods."""
-    return {plain_name(net.model, name): net.layer(name) for name in getattr(net, "layer_names", ())}
-
-
-def _support(net: nn.Module) -> dict[str, Tensor]:
-    """Return the whole storage of GLoRA's support tensors by name; nothing for other methods."""
-    layers = _layers(net).items()
-    return {f"{name}.{part}": getattr(layer, part) for name, layer in layers for part in SUPPORT if hasattr(layer, part)}
-
-
-def _in_use(net: nn.Module) -> dict[str, Tensor]:
-    """Return those slices of the storage that GLoRA's configuration needs; nothing for other methods."""
-    return {f"{name}.{part}": tensor for name, layer in _layers(net).items() for part, tensor in layer.stored().items()}
-
-
-def _trained_whole(net: nn.Module) -> dict[str, Tensor]:
-    """Return what else training moves: parameters that are trained whole, shared ones once, such as the head's, and buffers."""
-    support, wrapper = {id(tensor) for tensor in _support(net).values()}, _inside(net) is not net
-    found = {name: p for name, p in net.named_parameters() if p.requires_grad and id(p) not in support} | _moved(net)
-    found = {plain_name(net, name): tensor for name, tensor in found.items()}
-    return {name.removeprefix("model.") if wrapper else name: tensor for name, tensor in found.items()}
-
-
-def _moved(net: nn.Module) -> dict[str, Tensor]:
-    """Return the buffers that training may move, by name: running statistics, and all of a module that is trained itself."""
-    moved = {}
-    for name, module in net.named_modules():
-        if isinstance(module, _NormBase) or any(p is not None and p.requires_grad for p in module._parameters.values()):
-            buffers = {key: b for key, b in module._buffers.items() if b is not None}
-            kept = {key: b for key, b in buffers.items() if key not in module._non_persistent_buffers_set}
-            moved |= {f"{name}.{key}" if name else key: buffer for key, buffer in kept.items()}
-    return moved
-
-
-def _frozen(net: nn.Module) -> dict[str, Tensor]:
-    """Return all else, by the names inside the plain model."""
-    inner = _inside(net)
-    support = {id(getattr(m, part, None)) for m in inner.modules() if isinstance(m, Fusable) for part in SUPPORT}
-    moved = {id(buffer) for buffer in _moved(inner).values()}
-    return {
-        plain_name(inner, name): tensor
-        for name, tensor in inner.state_dict(keep_vars=True).items()
-        if isinstance(tensor, Tensor) and not tensor.requires_grad and id(tensor) not in support | moved
-    }
-
-
-def _values(net: nn.Module) -> str:
-    """Return a SHA-256 of the frozen numbers, whatever they are called."""
-    return hashlib.sha256(b"".join(sorted(hashlib.sha256(_bytes(t)).digest() for t in _frozen(net).values()))).hexdigest()
-
-
-def _dtypes(net: nn.Module) -> list[str]:
-    return sorted({str(tensor.dtype) for tensor in _frozen(net).values()})
-
-
 # reading
 
 
@@ -204,7 +124,7 @@ def _load(net: nn.Module, path: Path, description: dict, tensors: dict[str, Tens
     """Fill the trained parameters of `net` from a file, and choose its configuration, after all checks."""
     _check_backbone(net, path, description)
     _check_finite(tensors, path)
-    support, whole = _support(net), _trained_whole(net)
+    support, whole = support_of(net), trained_whole(net)
     _check_shapes(tensors, support, whole, path)
     before = getattr(net, "config", None)
     if before is not None:
@@ -212,7 +132,7 @@ def _load(net: nn.Module, path: Path, description: dict, tensors: dict[str, Tens
             net.use(_config(net, description["config"]))
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise AdapterError(f"{path.name} holds a configuration that this model cannot use: {error}") from error
-    needed = _in_use(net) | whole
+    needed = in_use(net) | whole
     short = [name for name, tensor in needed.items() if name not in tensors or not _covers(tensors[name], tensor)]
     if short:
         if before is not None:
@@ -290,10 +210,10 @@ def _check_backbone(net: nn.Module, path: Path, description: dict) -> None:
     if found == wanted:
         return
     mend = "load that backbone"
-    if description.get("backbone_values_sha256") == _values(net):
+    if description.get("backbone_values_sha256") == values_sha256(net):
         mend = "the numbers are the same under other names: hand over the model as it was when the adapter was made"
-    elif description.get("backbone_dtypes", _dtypes(net)) != _dtypes(net):
-        mend = f"it is in {', '.join(_dtypes(net))} and was in {', '.join(description['backbone_dtypes'])}; convert it first"
+    elif description.get("backbone_dtypes", dtypes(net)) != dtypes(net):
+        mend = f"it is in {', '.join(dtypes(net))} and was in {', '.join(description['backbone_dtypes'])}; convert it first"
     raise AdapterError(
         f"{path.name} belongs to the backbone {description['backbone']!r} with weights {wanted[:12]}, this model's are "
         f"{found[:12]}; {mend}"
@@ -329,9 +249,5 @@ def _digest(tensors: dict[str, Tensor], description: dict) -> str:
     digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(_bytes(tensor))
+        digest.update(raw_bytes(tensor))
     return digest.hexdigest()
-
-
-def _bytes(tensor: Tensor):
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from glora_lib.glora.fusable import StandIn
 from glora_lib.glora.layer import check_whole
 from glora_lib.glora.plain import refuse_adapted, refuse_computed
+from glora_lib.methods.fast_lora import lora_linear
 from glora_lib.methods.locon import LoConv2d
 from glora_lib.methods.vit import check_rank, freeze, fused_layer, layers, linears
+from glora_lib.training.dropout import Dropout
 
 PLACEMENTS = ("all", "qkv", "qv", "conv")
 
@@ -62,7 +64,12 @@ def _in_convolutions(model: nn.Module, rank: int, scale: float) -> nn.Module:
 
 
 class LoRALinear(StandIn):
-    """A linear layer with LoRA; `apart`: a fused qkv, whose queries and values have factors of their own, and keys none."""
+    """A linear layer with LoRA; `apart`: a fused qkv, whose queries and values have factors of their own, and keys none.
+
+    Set the attribute `fast` to False to train the plain formula as it stands.
+    """
+
+    fast = True
 
     def __init__(self, linear: nn.Linear, rank: int, scale: float = 1.0, dropout: float = 0.1, apart: bool = False):
         super().__init__(linear)
@@ -73,7 +80,7 @@ class LoRALinear(StandIn):
         pairs, rows = (2, d2 // 3) if apart else (1, d2)
         self.down = nn.Parameter(weight.new_empty(pairs, rank, d1).uniform_(-(d1**-0.5), d1**-0.5))
         self.up = nn.Parameter(weight.new_zeros(pairs, rows, rank))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.used = rank  # a supernet uses less
 
     def factors(self) -> tuple[Float[Tensor, "d2 r"], Float[Tensor, "r d1"]]:
@@ -89,7 +96,14 @@ class LoRALinear(StandIn):
         if not self.used:
             return self.linear(input)
         up, down = self.factors()
-        return self.linear(input) + self.scale * F.linear(F.linear(self.dropout(input), down), up)
+        if not (self.fast and torch.is_grad_enabled()):
+            return self.linear(input) + self.scale * F.linear(F.linear(self.dropout(input), down), up)
+        device = input.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.linear.weight.dtype
+        with torch.autocast(device, enabled=False):  # every part is cast here
+            parts = (input, self.linear.weight, self.linear.bias, self.scale * up, down)
+            x, *rest = (None if part is None else part.to(dtype) for part in parts)
+            return lora_linear(x, *rest, self.dropout.mask(x) if self.dropout.training and self.dropout.p else None)
 
     def effective(self) -> tuple[Float[Tensor, "d2 d1"], Float[Tensor, " d2"] | None]:
         """Return the changed weight, and the bias as it was."""

@@ -169,3 +169,27 @@ def sizes(samples: Mapping[str, Sequence[int]], marks: Mapping[str, Mapping[str,
     grid[-1, 0].set(xlabel=x, xscale="log", xlim=(low, high))
     grid[-1, 0].set_xticks(ticks, ticks)
     return finish(figure)
+
+
+def confusion(counts: pd.DataFrame) -> Figure:
+    """Return a confusion matrix with its numbers, a row a true class, a column a predicted one, shaded as shares of the row."""
+    size = 1.6 + 0.55 * len(counts)
+    figure, axes = plt.subplots(figsize=(size + 0.6, size))
+    share = counts.div(counts.sum(axis=1).clip(lower=1), axis=0)
+    sns.heatmap(share, annot=counts, fmt="d", cmap="Greys", vmin=0, vmax=1, cbar=False, ax=axes, linewidths=0.5)
+    axes.set(xlabel="predicted", ylabel="true", title=f"test pictures, n = {int(counts.to_numpy().sum())}")
+    axes.tick_params(axis="x", rotation=90)
+    axes.tick_params(axis="y", rotation=0)
+    return finish(figure, spines=False)
+
+
+def pictures(images: Sequence, titles: Sequence[str], columns: int = 6) -> Figure:
+    """Return pictures in a grid, each with a few lines above."""
+    rows = max(1, -(-len(images) // columns))
+    figure, grid = plt.subplots(rows, columns, figsize=(1.7 * columns, 2.3 * rows), squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, image, title in zip(grid.flat, images, titles, strict=False):
+        axes.imshow(np.asarray(image.convert("RGB")))
+        axes.set_title(title, fontsize=7)
+    return finish(figure, spines=False)

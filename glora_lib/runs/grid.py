@@ -1,5 +1,6 @@
 """Runs and their records: what is missing is computed, what exists with the same settings is kept."""
 
+import math
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ def fill(
     workers: int = 1,
     scheduler: str | None = None,
     together: bool = False,
+    say: Callable[[str], None] = lambda line: None,
     do: Callable[[Run], Record] | None = None,
 ) -> list[Run]:
     """Compute the runs that have no record ("missing"), all of them ("all") or not one ("none"); return those still without.
@@ -43,6 +45,7 @@ def fill(
         scheduler: the address of a Dask cluster, "tcp://host:8786", whose workers compute instead; they need the same code and
             packages, not the same disk. A run whose worker dies is given to another one.
         together: train runs of one kind as one program also where there is no GPU, on which one worker always does.
+        say: is told a line for every record that is saved.
         do: what makes a record of a run; `execute` without it, `language.execute` for language models.
 
     Raises DeviceError for a device that is asked for and missing, and OutOfTime when the deadline has passed
@@ -73,7 +76,9 @@ def fill(
                 train_together(group)
             for run in group:
                 deadline.check(f"{run.id} and what follows it have not begun")
-                do(run).save()
+                record = do(run)
+                record.save()
+                say(f"{record.experiment}/{record.id}: test {record.metrics.get('test', math.nan):.4f}")
     elif wanted:
         threads = share(workers) if scheduler is None else None
         with _backend(scheduler):

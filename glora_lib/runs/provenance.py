@@ -1,5 +1,8 @@
 """Where a number comes from: commit, versions, processor, threads, and what a run cost."""
 
+import hashlib
+import json
+import os
 import platform
 import resource
 import subprocess
@@ -7,6 +10,7 @@ import sys
 import time
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import torch
 
@@ -33,7 +37,21 @@ def commit() -> tuple[str, bool]:
     try:
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", *CODE))
     except (OSError, subprocess.CalledProcessError):
-        return "unknown", True
+        manifest = os.environ.get("GLORA_PACKED")  # of a pack that was taken to a machine without git
+        if not manifest:
+            return "unknown", True
+        packed = json.loads(Path(manifest).read_text())
+        return packed["commit"], packed["code"] != code_digest(ROOT)
+
+
+def code_digest(root: Path) -> str:
+    """Return the SHA-256 of the code of a run below a folder, whatever lies beside it."""
+    digest = hashlib.sha256()
+    for name in CODE:
+        files = [root / name] if (root / name).is_file() else sorted((root / name).rglob("*.py"))
+        for path in files:
+            digest.update(f"{path.relative_to(root).as_posix()} ".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def provenance(dtype: str = "float32", place: torch.device | None = None) -> dict:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from glora_lib.training.dropout import Dropout
+
 
 class Noise(nn.Module):
     """Takes the place of dropout or drop path: what comes in is multiplied by `mask`, 0 or 1 / keep, while training.
@@ -10,9 +12,10 @@ class Noise(nn.Module):
     The first batch passes without a mask, and shows what a mask for one image looks like.
     """
 
-    def __init__(self, keep: float, whole: bool):
+    def __init__(self, replaced: nn.Module):
         super().__init__()
-        self.keep, self.whole = keep, whole  # whole: one number an image, as in stochastic depth
+        self.source = replaced
+        self.whole = not isinstance(replaced, nn.Dropout)  # one number an image, as in stochastic depth
         self.like: Tensor | None = None
         self.register_buffer("mask", None, persistent=False)
 
@@ -25,18 +28,25 @@ class Noise(nn.Module):
         return x * self.mask
 
     def draw(self, images: int, generator: torch.Generator | None) -> Tensor:
-        """Return a mask for so many images, drawn as torch's dropout and timm's drop path draw theirs on a processor."""
+        """Return a mask for so many images, drawn as the module that was replaced draws its own on a processor."""
         mask = self.like.new_empty(images, *self.like.shape)
-        return mask.bernoulli_(self.keep, generator=generator).div_(self.keep)
+        if isinstance(self.source, Dropout):
+            return self.source.mask(mask, generator)
+        keep = 1 - rate(self.source)
+        return mask.bernoulli_(keep, generator=generator).div_(keep)
+
+
+def rate(module: nn.Module) -> float:
+    """Return the share that a dropout or a drop path drops; 0 for other modules."""
+    return module.p if isinstance(module, nn.Dropout) else getattr(module, "drop_prob", None) or 0.0
 
 
 def replace_noise(model: nn.Module) -> list[Noise]:
     """Put `Noise` in place of each dropout and drop path that is in use; return them as the model has them."""
     replaced = []
     for name, module in list(model.named_modules()):
-        rate = module.p if isinstance(module, nn.Dropout) else getattr(module, "drop_prob", None) or 0.0
-        if name and rate and not list(module.children()):
-            noise = Noise(1 - rate, whole=not isinstance(module, nn.Dropout)).train(module.training)
+        if name and rate(module) and not list(module.children()):
+            noise = Noise(module).train(module.training)
             model.set_submodule(name, noise)
             replaced.append(noise)
     return replaced

@@ -50,6 +50,7 @@ def test_the_packaged_backbone_is_the_same_every_time_but_for_its_head_and_has_4
 
 def test_converted_weights_are_kept_checked_and_made_again_when_they_changed(tmp_path, monkeypatch):
     monkeypatch.setattr(packaged, "CACHE", tmp_path)
+    monkeypatch.setattr(packaged, "external_data", lambda: tmp_path / "none")
     expected = {key: torch.from_numpy(value) for key, value in packaged.read_onnx(packaged.file()).items()}
 
     def converted() -> list[str]:
@@ -72,6 +73,7 @@ def test_converted_weights_are_kept_checked_and_made_again_when_they_changed(tmp
 def test_weights_are_converted_where_none_can_be_kept(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setattr(packaged, "CACHE", tmp_path / "file")
+    monkeypatch.setattr(packaged, "external_data", lambda: tmp_path / "none")
     assert len(packaged.converted()) > 100
 
 
@@ -103,7 +105,10 @@ def test_an_edited_weight_file_is_refused(tmp_path, monkeypatch):
         load_backbone(classes=3)
 
 
-def test_a_missing_package_names_the_mend(monkeypatch):
+def test_a_missing_package_names_the_mend(monkeypatch, tmp_path):
+    monkeypatch.setattr(packaged, "CACHE", tmp_path)
+    monkeypatch.setattr(packaged, "external_data", lambda: tmp_path)
+
     def missing(name):
         raise packaged.importlib.metadata.PackageNotFoundError(name)
 

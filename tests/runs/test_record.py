@@ -211,8 +211,8 @@ def test_a_run_that_did_not_end_is_refused():
 
 
 def test_an_unknown_profile_names_the_known():
-    for call in (lambda: folder("vtab1k", "gpu"), lambda: results("vtab1k", "gpu"), make(profile="gpu").save):
-        with pytest.raises(ValueError, match="unknown profile 'gpu'; valid: smoke, cpu, paper"):
+    for call in (lambda: folder("vtab1k", "tpu"), lambda: results("vtab1k", "tpu"), make(profile="tpu").save):
+        with pytest.raises(ValueError, match="unknown profile 'tpu'; valid: smoke, cpu, gpu, paper"):
             call()
 
 

@@ -1,0 +1,24 @@
+"""Dropout whose random numbers are cheap on a processor: one 64-bit number decides four entries."""
+
+import torch
+from torch import Tensor, nn
+
+LEVELS = 2**16  # a probability is met to 1 / 65,536
+
+
+class Dropout(nn.Dropout):
+    """torch's dropout with another way to draw on a processor, where drawing entry by entry takes as long as a product."""
+
+    def mask(self, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return a mask of the shape and dtype of `like`: 0 with probability p, else 1 / (1 - p)."""
+        if like.device.type != "cpu":
+            return torch.empty_like(like).bernoulli_(1 - self.p, generator=generator).div_(1 - self.p)
+        numbers = torch.empty(-(-like.numel() // 4), dtype=torch.int64)
+        numbers.random_(-(2**63), None, generator=generator)
+        short = numbers.view(torch.int16)[: like.numel()].view(like.shape)  # -32768 to 32767
+        return (short >= round(self.p * LEVELS) - LEVELS // 2).to(like.dtype).mul_(1 / (1 - self.p))
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or not self.p:
+            return input
+        return input * self.mask(input)
