@@ -214,6 +214,8 @@ CPU = replace(
         "rates": (1e-3, 3e-3),
         "rates_on": "koeppen_5",
         "batch_size": 32,
+        "learning_rate": 3e-3,
+        "head_learning_rate": 3e-3,
         "epochs": 6,
         "warmup_epochs": 1,
         "population": 12,
@@ -222,9 +224,14 @@ CPU = replace(
         "crossovers": 6,
         "methods": {
             "linear": {"epochs": 100, "batch_size": 64, "learning_rate": 1e-2, "head_learning_rate": 1e-2},
-            "full": {"epochs": 3},
+            "full": {"epochs": 3, "learning_rate": 1e-3, "head_learning_rate": 1e-3},
             "bitfit": {"epochs": 3},
-            "lora": {"epochs": 3, "options": {"rank": 4, "placement": "conv"}},
+            "lora": {
+                "epochs": 3,
+                "learning_rate": 1e-3,
+                "head_learning_rate": 1e-3,
+                "options": {"rank": 4, "placement": "conv"},
+            },
         },
     },
 )
