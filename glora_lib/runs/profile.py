@@ -269,7 +269,9 @@ GPU = replace(
     },
     budgets=(14, 50, 100, 200, 500),
     budget_tasks=("cifar10", "landcover_10", "clevr_count", "mnist_m"),
-    layers=CPU.layers | {"image_size": 224, "epochs": 100, "population": 50, "parents": 10, "mutations": 25, "crossovers": 25},
+    layers=CPU.layers
+    | {"image_size": 224, "epochs": 100, "population": 50, "parents": 10, "mutations": 25, "crossovers": 25}
+    | {"methods": {method: recipe | {"epochs": 100} for method, recipe in CPU.layers["methods"].items()}},
     figures="figures/gpu",
     vtab_folders=False,
 )
