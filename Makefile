@@ -1,4 +1,5 @@
-# make reproduce   all notebooks in the cpu profile; PROFILE=smoke|cpu|paper COMPUTE=none|missing|all ONLY="04 05"
+# make reproduce   all notebooks in the cpu profile; PROFILE=smoke|cpu|gpu|paper COMPUTE=none|missing|all ONLY="04 05"
+#                  DEVICE=auto|cpu|cuda
 # make figures     the same, and the committed figures that came out otherwise are rewritten
 # make test        lint, contract, import table, unit tests, and all notebooks in the smoke profile
 # make lab         JupyterLab, which opens notebook 00
@@ -11,6 +12,10 @@ PYTHON  ?= python3
 PROFILE ?= cpu
 COMPUTE ?= missing
 ONLY    ?=
+DEVICE  ?= auto
+
+# for every command below; one that is asked for and missing is an error before anything is computed
+export DEVICE
 
 PY        := .venv/bin/python
 INSTALLED := .venv/.installed

@@ -16,13 +16,17 @@ from pathlib import Path
 
 import pandas as pd
 
+from glora_lib.backbones import BackboneError, weights_sha256
+from glora_lib.data import unavailable
 from glora_lib.paths import NOTEBOOKS, OUT
 from glora_lib.runs import pack
 from glora_lib.runs.grid import fill
 from glora_lib.runs.plan import plan
-from glora_lib.runs.profile import PROFILES
+from glora_lib.runs.profile import PROFILES, Profile
 from glora_lib.runs.record import all_results
+from glora_lib.runs.together import groups
 from glora_lib.training import deadline
+from glora_lib.training.batch import TrainingError
 from glora_lib.training.device import DeviceError, device
 
 
@@ -97,25 +101,47 @@ def main(argv: list[str] | None = None) -> int:
         device()
         if args.packed:
             pack.use(Path(args.packed))
-        if args.minutes:
-            return fill_for(args)
-        return run_notebooks(args)
+        refuse_without_weights(PROFILES[args.profile])
+        return fill_for(args) if args.minutes else run_notebooks(args)
     except (DeviceError, ValueError) as error:
         print(f"reproduce.py: {error}", file=sys.stderr)
         return 2
 
 
+def refuse_without_weights(profile: Profile) -> None:
+    """Raise ValueError where the profile's weights, or all of its tasks, are not here."""
+    try:
+        weights_sha256(profile.backbone, profile.weights)
+    except BackboneError as error:
+        raise ValueError(f"the profile {profile.name} cannot be run here: {error}") from error
+    if all(reasons := [unavailable(name, profile) for name in profile.tasks]):
+        raise ValueError(f"the profile {profile.name} cannot be run here, for lack of tasks: {reasons[0]}")
+
+
+def announce(profile: Profile) -> None:
+    """Print where will be computed, and which tasks are left out since their data are not here."""
+    missing = [name for name in profile.tasks if unavailable(name, profile)]
+    left_out = f"; left out, since their data are not here: {', '.join(missing)}" if missing else ""
+    print(f"profile {profile.name}, on {device()}{left_out}", flush=True)
+
+
 def fill_for(args: argparse.Namespace) -> int:
     """Compute the profile's missing runs until time is up; return 0. Each record is there as soon as its run has ended."""
+    announce(PROFILES[args.profile])
     start, end = time.time(), time.monotonic() + 60 * args.minutes
     missing = [run for run in plan(PROFILES[args.profile]) if not run.exists()]
-    print(f"{len(missing)} runs have no record; on {device()}, for {args.minutes:g} minutes", flush=True)
+    print(f"{len(missing)} runs have no record; {args.minutes:g} minutes", flush=True)
+    tell = lambda line: print(line, flush=True)  # noqa: E731
     with deadline.until(end):
-        try:
-            left = fill(missing, workers=args.workers or 1, scheduler=args.scheduler, say=lambda line: print(line, flush=True))
-        except deadline.OutOfTime as error:
-            print(error)
-            left = [run for run in missing if not run.exists()]
+        for group in groups(missing):
+            try:
+                fill(group, workers=args.workers or 1, scheduler=args.scheduler, say=tell)
+            except deadline.OutOfTime as error:
+                tell(error)
+                break
+            except TrainingError as error:  # the other runs go on
+                tell(f"FAILED {group[0].id} and what follows it in its group: {error}")
+    left = [run for run in missing if not run.exists()]
     print(f"{len(missing) - len(left)} new records, {len(left)} runs are left")
     if args.packed:
         print(f"the records: {pack.collect(Path(args.packed), args.profile, start)}")
@@ -130,6 +156,7 @@ def run_notebooks(args: argparse.Namespace) -> int:
     parameters = {"profile": args.profile, "compute": args.compute, **dict(args.set)}
     notebooks = select(NOTEBOOKS, args.only)
     refuse_undeclared(notebooks, parameters)
+    announce(PROFILES[args.profile])
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # a failure gets its line here
     # For the kernels: figures go into the notebook whatever the shell says, and no warning about frozen modules does.
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"

@@ -63,7 +63,8 @@ def test_carries_on_after_a_failure_and_names_the_cell(project, capsys):
     write(project / "01_one.ipynb", "good = 1", "\n# why\nbad = 1 / 0\n")
     write(project / "02_two.ipynb", "print(seeds)")
     assert reproduce.main(["--profile", "smoke"]) == 1
-    first, reason, second, *rest = capsys.readouterr().out.splitlines()
+    where, first, reason, second, *rest = capsys.readouterr().out.splitlines()
+    assert where == "profile smoke, on cpu"
     assert first.startswith("01_one")
     assert "FAILED" in first
     assert reason.strip() == "cell 3 `# why`: ZeroDivisionError: division by zero"
@@ -78,7 +79,7 @@ def test_several_at_once_are_reported_in_order_and_each_counts_its_own_kernel(pr
     for number in ("01", "02", "03"):
         write(project / f"{number}_notebook.ipynb", "print(seeds)")
     assert reproduce.main(["--profile", "smoke", "--jobs", "2"]) == 0
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()[:3]]
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()[1:4]]
     assert [line[0] for line in lines] == ["01_notebook", "02_notebook", "03_notebook"]
     assert all(line[1] == "ok" and 0.01 < float(line[4]) < 0.3 for line in lines)
 
@@ -268,14 +269,25 @@ def test_in_some_minutes_runs_are_computed_in_order_until_time_is_up(project, mo
     monkeypatch.setattr(reproduce, "plan", lambda profile: runs)
     assert reproduce.main(["--profile", "smoke", "--minutes", "10"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "3 runs have no record; on cpu, for 10 minutes"
-    assert [line.split(":")[0] for line in lines[1:4]] == [f"minutes/gratings--linear--smoke--s{seed}" for seed in range(3)]
+    assert lines[:2] == ["profile smoke, on cpu", "3 runs have no record; 10 minutes"]
+    assert [line.split(":")[0] for line in lines[2:5]] == [f"minutes/gratings--linear--smoke--s{seed}" for seed in range(3)]
     assert lines[-1] == "3 new records, 0 runs are left"
     more = [*runs, *(Run("minutes", "gratings", "linear", SMOKE, seed) for seed in (3, 4))]
     monkeypatch.setattr(reproduce, "plan", lambda profile: more)
     assert reproduce.main(["--profile", "smoke", "--minutes", "1e-9"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "0 new records, 2 runs are left"
     assert [run.exists() for run in more] == [True, True, True, False, False]
+
+
+def test_a_profile_whose_weights_or_tasks_are_missing_says_so_at_once(project, monkeypatch, capsys, tmp_path):
+    write(project / "01_one.ipynb")
+    monkeypatch.setenv("GLORA_DATA_DIR", str(tmp_path))
+    assert reproduce.main(["--profile", "paper"]) == 2
+    assert "the profile paper cannot be run here: 'ViT-B_16.npz' is neither in" in capsys.readouterr().err
+    (tmp_path / "ViT-B_16.npz").touch()
+    assert reproduce.main(["--profile", "paper"]) == 2
+    assert "for lack of tasks: there is no folder" in capsys.readouterr().err
+    assert not (project.parent / "out").exists()
 
 
 def test_where_only_runs_are_computed_no_package_of_notebooks_is_needed():

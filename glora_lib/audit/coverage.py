@@ -33,7 +33,7 @@ ITEMS = (
     ),
     Item("GLoRA Table 4", "inference efficiency", ("13_inference_efficiency:inference",)),
     Item("GLoRA Table 5", "learning rates", also=("GLoRA Sec. 1", "GLoRA v1 Sec. 3")),
-    Item("GLoRA Table 6", "Swin-B", ("20_convolutions_and_hierarchical:swin",), also=("GLoRA App. C",)),
+    Item("GLoRA Table 6", "Swin-B", ("20_convolutions_and_hierarchical:layers",), also=("GLoRA App. C",)),
     Item("GLoRA Table 7", "manual design choices"),
     Item("GLoRA Fig. 1", "the adapted layer", ("00_start_here",), ("00_layer",)),
     Item("GLoRA Fig. 2", "few-shot, main text", FEW_SHOT, ("11_few_shot", "99_few_shot"), ("GLoRA Sec. 3.3",)),

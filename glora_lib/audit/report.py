@@ -11,6 +11,7 @@ from glora_lib.audit.sources import claims
 from glora_lib.paths import ROOT
 from glora_lib.runs.profile import PAPER, PROFILES
 from glora_lib.runs.record import all_results
+from glora_lib.training.files import replacing
 
 README = ROOT / "README.md"
 BEGIN, END = "<!-- verdicts: python -m glora_lib.audit --write -->", "<!-- end of verdicts -->"
@@ -126,7 +127,8 @@ def write(path: Path = README, profile: str = "cpu") -> None:
     text = path.read_text(encoding="utf-8")
     block(text)
     before, after = text.split(BEGIN)[0], text.split(END)[1]
-    path.write_text(f"{before}{BEGIN}\n{summary(profile)}\n{END}{after}", encoding="utf-8")
+    with replacing(path) as temporary:
+        temporary.write_text(f"{before}{BEGIN}\n{summary(profile)}\n{END}{after}", encoding="utf-8")
 
 
 def page(table: pd.DataFrame, name: str, to: str = "../") -> str:

@@ -2,6 +2,7 @@
 
 python -m glora_lib.benchmark                    the cpu profile's backbone at 98 pixels, batch 64: minutes
 python -m glora_lib.benchmark --profile smoke --batch 4 --rounds 1 --epochs 1
+python -m glora_lib.benchmark --device cuda      steps of ViT-S/14 and ViT-B/16 on a GPU, alone and many at once: minutes
 """
 
 import argparse
@@ -9,10 +10,12 @@ import sys
 
 import torch
 
+from glora_lib.benchmark import device
 from glora_lib.benchmark.report import measure, table
 from glora_lib.benchmark.setting import Setting
 from glora_lib.runs.profile import PROFILES
 from glora_lib.runs.provenance import line
+from glora_lib.training.device import device as find
 from glora_lib.training.threads import share
 
 
@@ -30,9 +33,17 @@ def main(argv: list[str] | None = None) -> int:
     ):
         parser.add_argument(f"--{name}", type=int, default=Setting.__dataclass_fields__[name].default, help=text)
     parser.add_argument("--threads", type=int, default=share(), help="of torch")
+    parser.add_argument("--device", help="cuda, or cpu: measure single steps there, of random weights, and nothing else")
     options = vars(parser.parse_args(argv))
     torch.set_num_threads(options.pop("threads"))
     print(line())
+    if wanted := options.pop("device"):
+        record = device.measure(
+            find(wanted), batch=options["batch"], rounds=options["rounds"], say=lambda name: print(f"  {name} ...", flush=True)
+        )
+        print(device.table(record).to_string(index=False, float_format="{:.3f}".format, na_rep="-"))
+        print(record.save())
+        return 0
     options["profile"] = PROFILES[options["profile"]]
     record = measure(Setting(**options), say=lambda name: print(f"  {name} ...", flush=True))
     path = record.save()

@@ -68,10 +68,8 @@ def check(path: str | Path | None = None) -> Report:
 def find(root: Path, place: str, examine: Callable[[Path], str]) -> Finding:
     """Return what `examine` says of one data set: its text, or the message of its `DataError`."""
     if not (root / place).is_dir():
-        deeper = next(iter(sorted(root.glob(f"*/{place}"))), None) or next(
-            iter(sorted((root / place).parent.glob(f"*/{(root / place).name}"))), None
-        )
-        return Finding(place, "missing", f"no folder here, but {deeper}: move it up" if deeper else "no folder")
+        deeper = [*root.glob(f"*/{place}"), *(root / place).parent.glob(f"*/{(root / place).name}")]
+        return Finding(place, "missing", f"no folder here, but {deeper[0]}: move it up" if deeper else "no folder")
     try:
         return Finding(place, "ok", examine(root / place))
     except DataError as error:

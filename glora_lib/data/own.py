@@ -7,9 +7,10 @@ pictures/train800.txt  val200.txt  test.txt          lists as in VTAB, see `fold
 """
 
 import csv
+import os
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -105,12 +106,20 @@ def class_folders(root: Path) -> Listed:
         return [
             (path, name, part) for folder, part in parts.items() for path, name, _ in class_folders(folder)
         ]  # fmt: skip
-    return [
-        (path, folder.name, "")
-        for folder in folders
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in PICTURES and path.is_file() and not path.name.startswith(".")
-    ]
+    return [(path, folder.name, "") for folder in folders for path in sorted(_pictures(folder))]
+
+
+def _pictures(folder: Path) -> Iterator[Path]:
+    """Yield the pictures in a folder and in those inside it, links to folders included, each of these once."""
+    seen = set()
+    for place, inside, names in os.walk(folder, followlinks=True):
+        inside[:] = [name for name in inside if not name.startswith(".")]
+        if (real := os.path.realpath(place)) in seen:
+            inside.clear()
+            continue
+        seen.add(real)
+        paths = (Path(place, name) for name in names if not name.startswith("."))
+        yield from (path for path in paths if path.suffix.lower() in PICTURES and path.is_file())
 
 
 def table(file: Path) -> Listed:

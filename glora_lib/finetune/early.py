@@ -27,7 +27,7 @@ def early_numbers(model: nn.Module, task: Task, recipe: Profile, seed: int) -> d
     from glora_lib.data.baselines import raw_pixels
 
     small = {part: _first(getattr(task, part), seed) for part in ("train", "val")}
-    numbers = {"chance": float(task.val.labels.bincount().max() / len(task.val))}
+    numbers = {"chance": int(task.val.labels.bincount().max()) / len(task.val)}
     try:
         with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # pictures of one colour have no directions
             numbers["raw pixels"] = raw_pixels(replace(task, **small, test=small["val"]))["logistic regression"]

@@ -23,6 +23,7 @@ def recorded(pictures: str | Path, out: Path, profile: Profile, *, method: str, 
     if compute == "none":
         return Record.load(path)
     report = finetune(pictures, out=out, method=method, seed=seed, **options)
+    print(report)
     if compute == "missing":
         try:
             return Record.load(path)

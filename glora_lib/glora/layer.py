@@ -106,8 +106,14 @@ class GLoRALinear(StandIn):
         return sum(terms[1:], terms[0]).expand(self.out_features) if terms else None
 
     def _tensor(self, tensor: str) -> Tensor | None:
-        """Return a support tensor in its chosen form, broadcastable against W0 or b0; None where the form is none."""
-        form = getattr(self.choice, tensor)
+        """Return a support tensor in its chosen form, broadcastable against W0 or b0; None where the form is none.
+
+        Support tensors may be float32 beside frozen weights of lower precision, in which small steps would be lost.
+        """
+        found = self._form(tensor, getattr(self.choice, tensor))
+        return found if found is None or self.W0.dtype == torch.float32 else found.to(self.W0.dtype)
+
+    def _form(self, tensor: str, form: str) -> Tensor | None:
         if form == "none":
             return None
         if tensor in "DE":

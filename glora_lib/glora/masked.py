@@ -38,6 +38,7 @@ class Masks:
         self.uses = torch.tensor([_used(choice) for choice in choices], device=device)  # (choices, 8) bool
         self.layers = {f"{prefix}{name}": place for place, name in enumerate(space.layer_names)}
         self.masks: Tensor | None = None  # (runs, layers, 3 rank + 9)
+        self.columns: tuple | None = None  # which layer and which of its tensors the names that were asked for are
 
     def codes(self, config: Config) -> list[int]:
         """Return the numbers of a configuration's choices, in the space's order of layers."""
@@ -53,13 +54,14 @@ class Masks:
 
     def sampled(self, codes: Tensor, names: Sequence[str]) -> Tensor:
         """Return which tensors the configurations use, bool (runs, tensors); what is no support tensor is always used."""
-        used, columns = self.uses[codes], []
-        for name in names:
-            layer, _, tensor = name.rpartition(".")
-            place = self.layers.get(layer)
-            always = place is None or tensor not in STORAGE
-            columns.append(torch.ones_like(used[:, 0, 0]) if always else used[:, place, STORAGE.index(tensor)])
-        return torch.stack(columns, dim=1)
+        if self.columns is None or self.columns[0] != names:
+            parts = [name.rpartition(".") for name in names]
+            support = [layer in self.layers and tensor in STORAGE for layer, _, tensor in parts]
+            places = [self.layers[p[0]] if own else 0 for p, own in zip(parts, support, strict=True)]
+            kinds = [STORAGE.index(p[2]) if own else 0 for p, own in zip(parts, support, strict=True)]
+            self.columns = (names, *(torch.tensor(values, device=codes.device) for values in (places, kinds, support)))
+        _, places, kinds, support = self.columns
+        return self.uses[codes][:, places, kinds] | ~support
 
     def form(self, module: nn.Module, name: str):
         """Return a layer that reads its masks; None for a module that is no adapted layer."""

@@ -264,11 +264,18 @@ def fuse(net: nn.Module) -> nn.Module:
         if isinstance(module, AdaptedModel):
             memo[id(module)] = copy.deepcopy(unwrapped(module.model), memo)
     plain = copy.deepcopy(net, memo).requires_grad_(True)
-    for name, parameter in plain.named_parameters():
-        # the sum alone is the faster question
-        if not (parameter.is_meta or parameter.sum().isfinite() or parameter.isfinite().all()):
+    for name, tensor in (*plain.named_parameters(), *plain.named_buffers()):
+        if not _sound(tensor):
             raise ValueError(f"{name} of the fused model has NaN or infinity; train again with a lower rate")
     return plain
+
+
+def _sound(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has no NaN and no infinity; in buffers the negative one may be a mask of some attention."""
+    if tensor.is_meta or not tensor.is_floating_point() or tensor.sum().isfinite():  # the sum alone is the faster question
+        return True
+    finite = tensor.isfinite() if isinstance(tensor, nn.Parameter) else tensor.isfinite() | (tensor == -torch.inf)
+    return bool(finite.all())
 
 
 def _keep_ties(name: str, layer: GLoRALinear, plain: nn.Module, owners: dict[int, list[str]], memo: dict) -> None:

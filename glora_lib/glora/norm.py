@@ -43,9 +43,8 @@ class GLoRANorm(GLoRAShaped):
         self.choice = choice
         return self
 
-    def _tensor(self, tensor: str) -> Tensor | None:
-        form = getattr(self.choice, tensor)
+    def _form(self, tensor: str, form: str) -> Tensor | None:
         if form == "none" or tensor in "DE":
-            return super()._tensor(tensor)
+            return super()._form(tensor, form)
         column = getattr(self, f"{tensor}d")
         return column if form == "vector" else column[:1]

@@ -1,8 +1,9 @@
 """LoRA and GLoRA on the attention of a language model of transformers, as in GLoRA's experiments with LLaMA.
 
-Nothing else is trained: no head, no norm, no embedding.
+Nothing else is trained: no head, no norm, no embedding. What is trained is float32, beside frozen weights of any precision.
 """
 
+import torch
 from torch import nn
 
 from glora_lib.glora.model import AdaptedModel, adapt
@@ -28,7 +29,7 @@ def lora(model: nn.Module, rank: int = 4, scale: float = 1.0) -> nn.Module:
     model.requires_grad_(False)
     for name, layer in found.items():
         model.set_submodule(name, LoRALinear(layer, rank, scale, dropout=0.0))
-    return model
+    return _precise(model)
 
 
 def glora(model: nn.Module, rank: int = 4, scale_broadcast: bool = False, gain_bias: bool = True) -> AdaptedModel:
@@ -38,4 +39,12 @@ def glora(model: nn.Module, rank: int = 4, scale_broadcast: bool = False, gain_b
     and B alone (`Space` with `AdaptedModel.kinds` chooses nothing else), and a fused model has the parameters of before.
     """
     kept = [name for name, layer in model.named_modules() if type(layer) is nn.Linear and name not in attention(model)]
-    return adapt(model, rank, skip=kept, train=(), scale_broadcast=scale_broadcast, gain_bias=gain_bias)
+    return _precise(adapt(model, rank, skip=kept, train=(), scale_broadcast=scale_broadcast, gain_bias=gain_bias))
+
+
+def _precise(net: nn.Module) -> nn.Module:
+    """The net with its trained parameters in float32: in bfloat16 a step of 2e-5 is lost beside a number of 0.01."""
+    for p in net.parameters():
+        if p.requires_grad and p.dtype in (torch.bfloat16, torch.float16):
+            p.data = p.data.float()
+    return net

@@ -108,7 +108,8 @@ class LoRALinear(StandIn):
     def effective(self) -> tuple[Float[Tensor, "d2 d1"], Float[Tensor, " d2"] | None]:
         """Return the changed weight, and the bias as it was."""
         up, down = self.factors()
-        return self.linear.weight + self.scale * up @ down, self.linear.bias
+        weight = self.linear.weight
+        return weight + (self.scale * up @ down).to(weight.dtype), self.linear.bias
 
     def fuse(self) -> nn.Module:
         """Return a plain linear layer with the same function."""

@@ -29,7 +29,7 @@ def vpt_shallow(model: nn.Module, tokens: int = 50, dropout: float = 0.1) -> nn.
         found[0] = Prompted([found[0]], tokens, model, dropout)
         return model
     found[0] = PromptsIn([found[0]], tokens, model, dropout)
-    found[-1] = PromptsOut(found[-1], tokens, model.num_prefix_tokens)
+    found[-1] = PromptsOut(found[-1], tokens, model.num_prefix_tokens, dropout)
     model.forward_intermediates = MethodType(_forward_intermediates, model)
     return model
 
@@ -51,6 +51,7 @@ class Prompted(nn.Sequential, Fusable):
 
     Taking them off behind the last block changes nothing where the class token is read, and keeps them out of average pooling.
     Where in the sequence they stand is without meaning: positions were added before (NOAH's code appends them).
+    While training, dropout acts on the prompts and, unlike in the authors' code, on what the blocks put out as well.
     """
 
     def __init__(self, parts, tokens: int, model: nn.Module, dropout: float):
@@ -79,14 +80,14 @@ class PromptsIn(Prompted):
     """The first of several blocks that prompts pass through."""
 
     def forward(self, x: Float[Tensor, "batch n d"]) -> Float[Tensor, "batch more d"]:
-        return nn.Sequential.forward(self, self.with_prompts(x))
+        return self[0](self.with_prompts(x))
 
 
 class PromptsOut(nn.Sequential):
-    """The last of several blocks that prompts pass through."""
+    """The last of several blocks that prompts pass through, with the dropout of `Prompted` behind it."""
 
-    def __init__(self, block: nn.Module, tokens: int, prefix: int):
-        super().__init__(block)
+    def __init__(self, block: nn.Module, tokens: int, prefix: int, dropout: float):
+        super().__init__(block, nn.Dropout(dropout))
         self.tokens, self.prefix = tokens, prefix
 
     def forward(self, x: Float[Tensor, "batch more d"]) -> Float[Tensor, "batch n d"]:

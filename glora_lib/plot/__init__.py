@@ -1,6 +1,18 @@
 """Figures: arrays and tables in, a matplotlib Figure out; `save` writes it to out/, `committed` holds it against figures/."""
 
-from glora_lib.plot.explain import configuration, confusion, contact_sheet, embeddings, layer, matrices, sizes, storage, tallies
+from glora_lib.plot.budget import curves
+from glora_lib.plot.explain import (
+    configuration,
+    confusion,
+    contact_sheet,
+    embeddings,
+    layer,
+    matrices,
+    pictures,
+    sizes,
+    storage,
+    tallies,
+)
 from glora_lib.plot.results import (
     bars,
     beside_random,

@@ -23,11 +23,11 @@ from glora_lib.runs.run import Run
 from glora_lib.training.device import device
 from glora_lib.training.language import finetune, mean_loss
 
-# the two variants of GLoRA on layers without bias, each searched on validation questions and on reported ones
-SEARCHED = {"glora": (True, "val"), "glora_weight": (False, "val")}  # whether layers gain a bias, and what selects
+# GLoRA -> whether layers without bias gain one, and what selects: validation questions, or reported ones
+SEARCHED = {"glora": (True, "val"), "glora_weight": (False, "val")}
 SEARCHED |= {f"{name}_oracle": (gains, "test") for name, (gains, _) in SEARCHED.items()}
 METHODS = ("base", "agreement", "lora", *SEARCHED)
-WATCHED = 3  # random subnets whose loss on held-out instructions is recorded
+WATCHED = 3  # random subnets whose loss on held-out instructions a recipe is judged by
 
 
 def language_models(profile: LanguageProfile) -> list[Run]:
@@ -77,6 +77,8 @@ def execute(run: Run) -> Record:
     place = device()  # refused before anything is computed where it is not here
     model, tokenizer = load_language_model(recipe.model, dtype=recipe.weights_dtype, checkpointing=recipe.checkpointing)
     model.to(place)
+    if recipe.length > (context := model.config.max_position_embeddings):
+        raise DataError(f"texts of {recipe.length} tokens are longer than the model's context of {context}; lower `length`")
     records = fitting(load_instructions(run.task), tokenizer, recipe.length)
     train, held_out = _apart(records, recipe, tokenizer)
     questions = asked.load_questions(recipe.questions)
@@ -128,14 +130,15 @@ def _trained(run: Run, recipe: LanguageProfile, model, train, held_out, question
         history = finetune(net, train, recipe, sample=space.sample, seed=run.seed, checkpoint=checkpoint)
         rng = random.Random(f"watch {run.seed}")
         watched = [space.sample(rng) for _ in range(WATCHED)]
-        losses = [mean_loss(_fused(net, config, recipe), held_out) for config in watched]
-        parts["metrics"] = {"random_loss": losses, "n_random": WATCHED}
         best = watched[0]
+        if not questions:
+            losses = [mean_loss(_fused(net, config, recipe), held_out) for config in watched]
+            parts["metrics"] = {"random_loss": losses, "n_random": WATCHED}
         if questions:
             found, seconds = _search(run, recipe, net, space, questions, tokenizer, split)
             best = found.best
             parts["selected_on"] = "val" if split == "val" else "test (oracle)"
-            parts["metrics"] |= {"val": found.score, "evaluations": len(found.ranking), "ties": found.ties}
+            parts["metrics"] = {"val": found.score, "evaluations": len(found.ranking), "ties": found.ties}
             parts["metrics"]["n_val"] = sum(len(part.val) for part in questions)
             generations = range(1 + max(member.generation for member in found.ranking))
             parts["history"] = {"search": [[member.score for member in found.generation(number)] for number in generations]}

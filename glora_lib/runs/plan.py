@@ -12,9 +12,9 @@ from glora_lib.runs.profile import Profile
 from glora_lib.runs.run import Run
 
 # rows of the main table, in the order in which they are worth computing
-FIRST = ("linear", "lora_everywhere", "glora_divided-0.0005", "lora", "glora-0.0001", "repadapter", "fact_tk")
-THEN = ("glora-0.0005", "glora_divided-0.0001", "lora_matched", "ssf", "bitfit", "adapter", "vpt_deep")
-SEARCHED = "glora_divided-0.0005"  # the row whose supernet controls, shifts and the budget curve take
+FIRST = ("linear", "lora_everywhere", "glora_divided", "lora", "glora-0.0001", "repadapter", "fact_tk")
+THEN = ("glora", "glora_divided-0.0001", "lora_matched", "ssf", "bitfit", "adapter", "vpt_deep")
+SEARCHED = "glora_divided"  # the row whose supernet controls, shifts and the budget curve take
 CURVE = (SEARCHED, "lora_everywhere", "repadapter")
 
 
@@ -32,7 +32,7 @@ def plan(profile: Profile) -> list[Run]:
 
 
 def seeds_of(profile: Profile, label: str) -> tuple[int, ...]:
-    """Return the seeds of a row: its own, or those of the form that it is a rate of ("glora-0.0005" is of "glora")."""
+    """Return the seeds of a row: its own, or those of the form that it is a rate of ("glora-0.0001" is of "glora")."""
     return profile.seeds_of(label if label in profile.other_seeds else label.partition("-")[0])
 
 

@@ -69,15 +69,10 @@ def finetune(
                 if sample is not None:
                     model.use(sample(draw))
                 tokens, labels = (tensor.to(device) for tensor in data[batch])
-                with autocast(recipe.dtype, device):
+                with autocast(recipe.dtype, device):  # the backward pass too, which computes what was not kept again
                     mean = loss(model, tokens, labels).mean()
-                if not mean.isfinite():
-                    kept_at = f"; the state after {epoch} whole epochs is in {checkpoint}" if checkpoint and epoch else ""
-                    rate = optimizer.param_groups[0]["lr"]
-                    raise TrainingError(
-                        f"the loss is {mean.item()} at epoch {epoch}, step {step}, learning rate {rate:.1e}; lower it{kept_at}"
-                    )
-                (mean / len(group)).backward()
+                    _check(mean, epoch, step, optimizer, checkpoint)
+                    (mean / len(group)).backward()
                 losses.append(mean.item())
                 counts.append(tokens.numel())
             optimizer.step()
@@ -88,6 +83,15 @@ def finetune(
             checkpoints.save(Path(checkpoint), **kept, **going_on, device=generator_state(device))
     model.eval()
     return history
+
+
+def _check(mean: Tensor, epoch: int, step: int, optimizer, checkpoint) -> None:
+    if not mean.isfinite():
+        kept = f"; the state after {epoch} whole epochs is in {checkpoint}" if checkpoint and epoch else ""
+        rate = optimizer.param_groups[0]["lr"]
+        raise TrainingError(
+            f"the loss is {mean.item()} at epoch {epoch}, step {step}, learning rate {rate:.1e}; lower it{kept}"
+        )
 
 
 def loss(model: nn.Module, tokens: Int64[Tensor, "batch T"], labels: Int64[Tensor, "batch T"]) -> Float[Tensor, " n"]:

@@ -71,7 +71,7 @@ def train(
                     parameter.grad = torch.zeros_like(parameter)
 
     data = at(data, device)
-    step = _step(model, optimizer, recipe, device, fixed=sample is None)
+    step = train_step(model, recipe, optimizer, fixed=sample is None)
     batches = BatchSampler(RandomSampler(data, generator=order), recipe.batch_size, drop_last=False)
     # a generator of its own keeps the loader from drawing on the global one, which dropout uses
     loader = DataLoader(data, sampler=batches, batch_size=None, generator=torch.Generator())
@@ -114,8 +114,15 @@ def whole(model: nn.Module, data: Dataset, recipe, seed: int) -> dict:
     }
 
 
-def _step(model: nn.Module, optimizer, recipe, device: torch.device, fixed: bool) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the function that trains one batch and returns its loss: on a GPU a graph, if each step is the same kernels."""
+def train_step(model: nn.Module, recipe, optimizer=None, fixed: bool = True) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the function that trains one batch (images, labels) and returns its loss.
+
+    On a GPU it is a graph if each step is the same kernels (`fixed`): nothing is sampled.
+    """
+    device = next(model.parameters()).device
+    if optimizer is None:
+        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        optimizer = adamw(trained, recipe, head_parameters(model))
     gradients = Gradients(model, recipe.dtype)
 
     def step(images: Tensor, labels: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ def train_many(
     Raises Unsuited where the runs cannot be one program, TrainingError as `loop.train`, and OutOfTime after an epoch when the
     deadline has passed (`deadline.until`) and there is a checkpoint.
     """
-    program = _Program(models, data, recipes, seeds, choices)
+    program = Program(models, data, recipes, seeds, choices)
     if checkpoint is not None and Path(checkpoint).exists():
         program.resume(Path(checkpoint))
     saved = time.monotonic()
@@ -87,8 +87,13 @@ def train_many(
     return program.histories
 
 
-class _Program:
-    """The runs, between two epochs."""
+class Program:
+    """The runs as one program; `train_many` has the meaning of the arguments.
+
+    Attributes:
+        stack: the models as one, with everything that is trained.
+        histories: of every run, as `train_many` returns them.
+    """
 
     def __init__(self, models, data, recipes, seeds, choices: Choices | None):
         for name in ALIKE:
@@ -123,26 +128,20 @@ class _Program:
 
     @property
     def epoch(self) -> int:
+        """How many epochs are whole."""
         return len(self.histories[0])
 
     def train_epoch(self) -> None:
+        """Train every run on all its images once, in its own order."""
         start, losses, counts = time.perf_counter(), [], []
         samplers = [
             BatchSampler(RandomSampler(split, generator=order), self.recipe.batch_size, drop_last=False)
             for split, order in zip(self.data, self.orders, strict=True)
         ]
         for number, places in enumerate(zip(*samplers, strict=True)):
-            batches = [split[place] for split, place in zip(self.data, places, strict=True)]
-            x = torch.stack([images for images, _ in batches]).to(self.device, self.stack.tensors.dtype)
-            labels = torch.stack([labels for _, labels in batches]).to(self.device)
-            if self.device.type == "cpu":
-                self._draw_noise(x.shape[1], self.noises)
-            codes = torch.tensor([self.choices.sample(draw) if self.choices else [] for draw in self.draws])
-            heights = [[schedule(self.epoch + number / len(samplers[0]), recipe)] for recipe in self.recipes]
-            height = torch.tensor(heights, dtype=torch.float64, device=self.device)
-            rates = self.peaks * height + self.final * (1 - height)
-            losses.append(self.step(x, labels, codes.to(self.device), rates).clone())
-            counts.append(x.shape[1])
+            rates = self._rates(self.epoch + number / len(samplers[0]))
+            losses.append(self.train_batch(places, rates).clone())
+            counts.append(len(places[0]))
         values = torch.stack(losses).double().cpu()  # (steps, runs)
         self._check(values)
         means = (values * torch.tensor(counts, dtype=torch.float64)[:, None]).sum(0) / len(self.data[0])
@@ -151,6 +150,25 @@ class _Program:
         epoch = self.epoch
         for history, loss, rate in zip(self.histories, means.tolist(), last, strict=True):
             history.append({"epoch": epoch, "loss": loss, "learning_rate": rate, "seconds": seconds})
+
+    def train_batch(self, places: Sequence[list[int]], rates: Tensor | None = None) -> Tensor:
+        """Train one batch of every run, the images at these places of its data; return the losses (runs,).
+
+        `rates` (runs, tensors) are the peaks where none are given. The next call overwrites what is returned.
+        """
+        batches = [split[place] for split, place in zip(self.data, places, strict=True)]
+        x = torch.stack([images for images, _ in batches]).to(self.device, self.stack.tensors.dtype)
+        labels = torch.stack([labels for _, labels in batches]).to(self.device)
+        if self.device.type == "cpu":
+            self._draw_noise(x.shape[1], self.noises)
+        codes = torch.tensor([self.choices.sample(draw) if self.choices else [] for draw in self.draws])
+        return self.step(x, labels, codes.to(self.device), self.peaks if rates is None else rates)
+
+    def _rates(self, epoch: float) -> Tensor:
+        """Return the rates of all tensors, (runs, tensors), at a point of the schedule."""
+        height = [[schedule(epoch, recipe)] for recipe in self.recipes]
+        height = torch.tensor(height, dtype=torch.float64, device=self.device)
+        return self.peaks * height + self.final * (1 - height)
 
     def _step(self, x: Tensor, labels: Tensor, codes: Tensor, rates: Tensor) -> Tensor:
         """Train one batch of every run; return the losses (runs,)."""

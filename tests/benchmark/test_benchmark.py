@@ -1,5 +1,6 @@
 """The benchmark: contestants that compute the same, measuring in turns, and the table. No test asserts a time."""
 
+import json
 import random
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from fixtures.formula import dense, random_layer
 
 import glora_lib as gl
-from glora_lib.benchmark import limits, report, schedule, searching, steps
+from glora_lib.benchmark import device, limits, report, schedule, searching, steps
 from glora_lib.benchmark.literal import LiteralLinear, literal
 from glora_lib.benchmark.setting import Setting
 from glora_lib.glora.space import Choice, Space
@@ -161,3 +162,16 @@ def test_a_step_that_takes_no_memory_of_its_own_gives_no_ratio():
     row = report.table(record(memory=memory)).set_index("what").loc["memory of a step, supernet"]
     assert (row["n"], row["reached"]) == (0, None)
     assert "no memory beyond" in row["against"]
+
+
+def test_steps_on_a_device_are_those_of_the_table():
+    tiny = device.Model("tiny", "test_vit", 16)
+    record = device.measure(torch.device("cpu"), [tiny], ("float32",), batch=2, rounds=1, runs=2)
+    assert json.loads(json.dumps(record.history)) == record.history
+    rows = device.table(record).set_index("step")
+    names = ["forward, frozen", "supernet, literal", "supernet", "supernet, 2 at once", "LoRA", "LoRA, 2 at once"]
+    assert list(rows.index) == [*names, "LoRA, peft", "GLoRA, peft", "full fine-tuning", "score, 25 at once"]
+    assert rows["ms"].gt(0).all()
+    assert rows.loc["supernet, 2 at once", "ms a run"] == pytest.approx(rows.loc["supernet, 2 at once", "ms"] / 2)
+    assert rows.loc["supernet, literal", "times as fast as literal"] == 1
+    assert record.provenance["device"] == "cpu"

@@ -52,6 +52,16 @@ def write(root: Path, name: str, rows: list[tuple[str, int]], cut: str = ""):
         Image.new("RGB", (4, 4)).save(root / place)
 
 
+@pytest.mark.parametrize(("place", "deeper"), [("vtab-1k/kitti", "vtab-1k/vtab-1k/kitti"), ("food-101", "sets/food-101")])
+def test_a_set_that_lies_one_folder_too_deep_is_found_out(root, place, deeper):
+    (root / place).rename(root / "aside")
+    (root / deeper).parent.mkdir(parents=True)
+    (root / "aside").rename(root / deeper)
+    report = check(root)
+    assert states(report)[place] == "missing"
+    assert detail(report, place) == f"no folder here, but {root / deeper}: move it up"
+
+
 def test_report_says_what_is_there_and_what_is_missing(root):
     report = check(root)
     assert set(states(report)) == {

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from fixtures.vits import VITS, images, move, vit
@@ -76,3 +77,33 @@ def test_what_it_cannot_serve_is_left_alone(change):
     with class_token_alone(model):
         assert not any("forward" in vars(module) for module in model.modules())
         torch.testing.assert_close(model(images()), expected)
+
+
+def test_a_class_derived_from_the_vit_and_methods_of_its_own_are_left_alone():
+    """DeiT's distilled model reads a second token; so may whatever else overrides how the head is reached."""
+    distilled = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=3, img_size=32, depth=2).train()
+    own = vit()
+    own.forward_head = lambda x, pre_logits=False: own.head(x.mean(1))
+    for model, x in ((distilled, torch.randn(2, 3, 32, 32)), (own, images())):
+        expected = model(x)
+        with class_token_alone(model):
+            assert not any("forward" in vars(module) for module in model.modules())
+            torch.testing.assert_close(model(x), expected)
+
+
+@pytest.mark.parametrize("place", ["blocks.5", "blocks.5.mlp.fc2", "norm"])
+def test_whoever_watches_the_last_block_or_the_norm_sees_all_tokens(place):
+    net, shapes = adapt(vit()).train(), []
+    net.model.get_submodule(place).register_forward_hook(lambda module, args, output: shapes.append(output.shape[1]))
+    net(images())
+    assert shapes == [5]
+
+
+def test_a_mask_is_passed_on():
+    model = vit()
+    mask = torch.zeros(4, 1, 5, 5, dtype=torch.float64)
+    mask[..., 3:] = -torch.inf
+    expected = model.forward_head(model.forward_features(images(), attn_mask=mask))
+    with class_token_alone(model):
+        assert model.forward_features(images(), attn_mask=mask).shape[1] == 1
+        torch.testing.assert_close(model.forward_head(model.forward_features(images(), attn_mask=mask)), expected)

@@ -12,7 +12,7 @@ from fixtures.vits import images, move, vit
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from glora_lib.glora.fusable import StandIn
+from glora_lib.glora.fusable import Fusable, StandIn
 from glora_lib.glora.layer import GLoRALinear, check_whole
 from glora_lib.glora.model import adapt, fuse
 from glora_lib.glora.space import Choice, Space
@@ -223,6 +223,37 @@ def test_a_model_that_is_not_finite_is_not_fused(value):
     head.model.head.weight.data[0, 0] = value
     with pytest.raises(ValueError, match="head.weight of the fused model has NaN or infinity"):
         fuse(head)
+
+
+def test_a_buffer_that_is_not_finite_is_refused_and_a_mask_is_not():
+    model = timm.create_model("test_resnet", num_classes=3)
+    model.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    fuse(adapt(model, rank=2, layers="conv"))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_var[0] = float("nan")
+    with pytest.raises(ValueError, match="running_var of the fused model has NaN or infinity"):
+        fuse(METHODS["linear"](timm_copy(model)))
+
+
+def timm_copy(model: nn.Module) -> nn.Module:
+    """The same buffers in a model that nothing has adapted."""
+    plain = timm.create_model("test_resnet", num_classes=3)
+    plain.load_state_dict({name: t for name, t in model.state_dict().items() if "running" in name}, strict=False)
+    return plain
+
+
+@torch.no_grad()
+def test_wrappers_and_models_inside_models_are_fused_to_plain_ones():
+    x = torch.randn(2, 6)
+    for wrap in (nn.DataParallel, lambda net: nn.Sequential(nn.Identity(), net), torch.compile):
+        net = filled(adapt(mlp(), rank=2, train=()), EVERY)
+        plain = fuse(wrap(net))
+        assert not any(isinstance(module, Fusable) for module in plain.modules())
+        torch.testing.assert_close(plain(x), net(x))
+    net = filled(adapt(torch.compile(mlp()), rank=2, train=()), EVERY)
+    assert type(fuse(net)) is nn.Sequential
+    torch.testing.assert_close(fuse(net)(x), net.model._orig_mod(x))
 
 
 def llama(**options) -> nn.Module:

@@ -7,6 +7,7 @@ import peft
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from fixtures.vits import VITS, images, move, plain, supernet, vit
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -377,6 +378,20 @@ def test_prompts_join_the_sequence(name):
         y = block(torch.cat([y, prompted.prompt.expand(2, -1, -1)], 1))[:, :n]
     torch.testing.assert_close(deep.blocks(x), y, rtol=0, atol=1e-12)
     assert [name for name, _ in shallow.named_parameters() if "prompt" in name] == ["blocks.0.prompt"]
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_in_training_dropout_acts_on_the_prompts_and_behind_the_blocks(depth):
+    net = METHODS["vpt_shallow"](vit(depth=depth), tokens=3).train()
+    x, prompt = torch.randn(2, 5, 64, dtype=torch.float64), net.blocks[0].prompt
+    torch.manual_seed(3)
+    got = net.blocks(x)
+    torch.manual_seed(3)
+    y = torch.cat([x[:, :1], F.dropout(prompt.expand(2, -1, -1), 0.1), x[:, 1:]], 1)
+    for block in vit(depth=depth).train().blocks:
+        y = block(y)
+    y = F.dropout(y, 0.1)
+    torch.testing.assert_close(got, torch.cat([y[:, :1], y[:, 4:]], 1), rtol=0, atol=1e-12)
 
 
 @every_vit

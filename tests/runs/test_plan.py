@@ -30,7 +30,8 @@ def test_the_schedule_is_the_paper_s():
     )
     assert [getattr(GPU, name) for name in names] == [getattr(PAPER, name) for name in names]
     assert GPU.for_method("lora").epochs == PAPER.for_method("lora").epochs == 100
-    rates = {GPU.row(label)[1].for_method("glora").learning_rate for label in GPU.rows if label.startswith("glora")}
+    labels = ("glora", *(label for label in GPU.rows if label.startswith("glora")))
+    rates = {GPU.row(label)[1].for_method("glora").learning_rate for label in labels}
     assert rates == {5e-4, 1e-4}
 
 
@@ -39,7 +40,7 @@ def test_every_run_is_there_once_and_first_rows_come_first():
     assert max(Counter(run.path for run in runs).values()) == 1
     tables = [(run.label or run.method, run.seed) for run in runs if run.experiment == "vtab1k"]
     order = list(dict.fromkeys(tables))
-    assert order[:3] == [("linear", 0), ("lora_everywhere", 0), ("glora_divided-0.0005", 0)]
+    assert order[:3] == [("linear", 0), ("lora_everywhere", 0), ("glora_divided", 0)]
     assert [seed for _, seed in order] == sorted(seed for _, seed in order)
     assert Counter(tables)["glora-0.0001", 2] == Counter(tables)["linear", 0] == len(GPU.tasks)
     assert ("linear", 1) not in tables
@@ -49,9 +50,9 @@ def test_a_row_of_glora_changes_the_profile_and_its_controls_share_the_supernet(
     method, divided = GPU.row("glora_divided-0.0001")
     assert (method, divided.scale_broadcast, divided.learning_rate, divided.head_learning_rate) == ("glora", True, 1e-4, 1e-4)
     runs = {run.label or run.method: run for run in plan(GPU) if run.task == "cifar10" and run.seed == 0}
-    searched = runs["glora_divided-0.0005"].supernet.state_folder
+    searched = runs["glora_divided"].supernet.state_folder
     assert runs["glora_random"].supernet.state_folder == runs["glora_largest"].supernet.state_folder == searched
-    assert runs["glora-0.0005"].supernet.state_folder != searched
+    assert runs["glora"].supernet.state_folder != searched
     assert runs["lora_long"].recipe.options == runs["lora_everywhere"].recipe.options
     assert runs["lora_long"].recipe.epochs == 588  # 500, and a third of 1,050 x 200 / 800
 
@@ -66,8 +67,8 @@ def test_the_matched_rank_is_the_nearest_to_the_mean_subnet_of_a_vit_s():
 
 def test_the_curve_takes_the_main_table_s_run_where_it_is_a_point():
     labels = {run.label for run in plan(GPU) if run.experiment == "budget"}
-    assert {"lora_everywhere-500", "glora_divided-0.0005-100", "repadapter-14"} <= labels
-    assert not {"lora_everywhere-100", "repadapter-100", "glora_divided-0.0005-500"} & labels
+    assert {"lora_everywhere-500", "glora_divided-100", "repadapter-14"} <= labels
+    assert not {"lora_everywhere-100", "repadapter-100", "glora_divided-500"} & labels
     short = next(run for run in plan(GPU) if run.label == "lora_everywhere-14").recipe
     assert (short.epochs, short.warmup_epochs) == (14, 2)
 
@@ -75,5 +76,5 @@ def test_the_curve_takes_the_main_table_s_run_where_it_is_a_point():
 def test_the_label_of_a_row_names_its_record_and_a_method_s_own_row_needs_none():
     assert run_of("vtab1k", "cifar10", "lora", GPU).id == "cifar10--lora--gpu--s0"
     assert run_of("vtab1k", "cifar10", "lora_matched", GPU).id == "cifar10--lora_matched--gpu--s0"
-    assert seeds_of(GPU, "glora-0.0005") == (0, 1, 2)
+    assert seeds_of(GPU, "glora-0.0001") == seeds_of(GPU, "glora_divided") == (0, 1, 2)
     assert seeds_of(GPU, "bitfit") == (0,)

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from fixtures.llamas import tiny
 from torch.utils.data import TensorDataset
 
-from glora_lib.glora.space import Space
+from glora_lib.glora.model import fuse
+from glora_lib.glora.space import Choice, Space
 from glora_lib.methods import attention
-from glora_lib.training.batch import TrainingError
+from glora_lib.training.batch import TrainingError, autocast
 from glora_lib.training.language import finetune, loss, mean_loss
 
 RECIPE = SimpleNamespace(
@@ -109,3 +110,22 @@ def test_a_loss_that_is_not_finite_is_named():
 def test_a_model_without_such_attention_is_refused():
     with pytest.raises(ValueError, match="has no linear layer called q_proj, k_proj, v_proj, o_proj; it is no LLaMA"):
         attention.lora(torch.nn.Sequential(torch.nn.Linear(2, 2)))
+
+
+@pytest.mark.parametrize("method", ["lora", "glora"])
+def test_frozen_weights_of_low_precision_have_trained_parameters_of_full_precision(method):
+    """As in the paper profile: bfloat16, autocast, checkpointed activations."""
+    model = tiny().to(torch.bfloat16)
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    net = getattr(attention, method)(model, rank=2)
+    assert {p.dtype for p in net.parameters() if p.requires_grad} == {torch.float32}
+    sample = Space(net.layer_names, (2,), net.kinds).sample if method == "glora" else None
+    history = finetune(net, texts(), SimpleNamespace(**vars(RECIPE) | {"dtype": "bfloat16", "epochs": 8}), sample=sample)
+    assert history[-1]["loss"] < history[0]["loss"]
+    if method == "glora":
+        net.use(Space(net.layer_names, (2,), net.kinds).uniform(Choice("lora2", "vector", "lora2", "none", "vector")))
+    plain = fuse(net)
+    assert {p.dtype for p in plain.parameters()} == {torch.bfloat16}
+    tokens = texts()[:4][0]
+    with torch.no_grad(), autocast("bfloat16", tokens.device):
+        torch.testing.assert_close(plain(tokens).logits, net.eval()(tokens).logits, rtol=0.05, atol=0.1)

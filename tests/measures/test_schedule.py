@@ -1,0 +1,60 @@
+"""GLoRA's rate is chosen on validation images alone; the budget curve's points and differences."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from glora_lib.measures.schedule import chosen, curve, gap
+from glora_lib.runs.profile import GPU
+
+
+def row(task: str, method: str, val: float, test: float, seed: int = 0, epochs: int = 100, rate: float = 5e-4) -> dict:
+    record = SimpleNamespace(settings={"epochs": epochs, "learning_rate": rate})
+    return {"task": task, "method": method, "seed": seed, "val": val, "test": test, "record": record}
+
+
+RECORDS = pd.DataFrame(
+    [
+        row("a", "lora", 0.5, 0.5),
+        row("a", "glora", 0.6, 0.9),
+        row("a", "glora-0.0001", 0.7, 0.1, rate=1e-4),  # better on val, worse on test: it is the one that counts
+        row("b", "glora", 0.6, 0.4),
+        row("b", "glora-0.0001", 0.6, 0.8, rate=1e-4),  # a tie: the profile's own
+        row("a", "glora", 0.6, 0.5, seed=1),
+        row("a", "glora_divided", 0.2, 0.3),
+        row("a", "lora_everywhere", 0.1, 0.2),
+    ]
+)
+
+
+def test_the_rate_is_chosen_on_validation_images_by_task_and_seed():
+    table = chosen(RECORDS).set_index(["task", "method", "seed"])
+    assert table.loc[("a", "glora", 0), "test"] == 0.1
+    assert table.loc[("a", "glora", 0), "rate"] == 1e-4
+    assert table.loc[("b", "glora", 0), "test"] == 0.4
+    assert table.loc[("a", "glora", 1), "rates"] == 1
+    assert table.loc[("b", "glora", 0), "rates"] == 2
+    assert {"lora", "lora_everywhere", "glora", "glora_divided"} == set(table.index.get_level_values("method"))
+    assert len(table) == 6
+    assert chosen(RECORDS.iloc[:0]).empty
+
+
+def test_the_curve_takes_the_main_table_s_runs_as_points():
+    labels = [(method, epochs) for method in ("glora_divided", "repadapter") for epochs in (14, 50)]
+    budget = pd.DataFrame([row("cifar10", f"{method}-{epochs}", 0, 0.01 * epochs, epochs=epochs) for method, epochs in labels])
+    others = (("cifar10", "repadapter", 0.7), ("cifar", "repadapter", 0.9), ("cifar10", "lora", 0.8))
+    main = pd.DataFrame([row(task, method, 0, test) for task, method, test in others])
+    points = curve(budget, main, GPU)
+    shown = points[points["method"] == "repadapter"]
+    assert shown[["epochs", "test"]].to_numpy(float) == pytest.approx(np.array([[14, 14], [50, 50], [100, 70]]))
+    difference = gap(points, "glora_divided", "repadapter")
+    assert difference[["epochs", "difference"]].to_numpy().tolist() == [[14, 0], [50, 0]]
+    assert curve(budget.iloc[:0], main, GPU).empty
+    assert gap(points, "glora", "repadapter").empty
+
+
+@pytest.mark.parametrize("method", ["lora", "glora"])
+def test_a_table_with_one_kind_alone(method):
+    assert len(chosen(RECORDS[RECORDS["method"] == method])) == {"lora": 1, "glora": 3}[method]
