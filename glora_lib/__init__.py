@@ -28,11 +28,24 @@ from glora_lib.methods.from_peft import from_peft
 from glora_lib.methods.to_peft import to_peft
 from glora_lib.runs.profile import PROFILES, Profile
 from glora_lib.runs.record import Record, RecordError, results
+from glora_lib.superlora import SuperLoRA
 from glora_lib.training.loop import TrainingError, accuracy, predict, train
 
 __all__ = [
     *("AdaptedModel", "AdapterError", "BackboneError", "Choice", "Config", "DataError", "Found", "GLoRALinear", "METHODS"),
-    *("NotFusable", "PROFILES", "Profile", "Record", "RecordError", "Space", "Task", "TrainingError", "accuracy", "adapt"),
+    *(
+        "NotFusable",
+        "PROFILES",
+        "Profile",
+        "Record",
+        "RecordError",
+        "Space",
+        "SuperLoRA",
+        "Task",
+        "TrainingError",
+        "accuracy",
+        "adapt",
+    ),
     *(
         "ExchangeError",
         "evolve",

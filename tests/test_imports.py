@@ -18,10 +18,13 @@ ROOMS = {
     "backbones": {"paths", "training"},
     "data": {"backbones", "paths", "runs.profile", "training"},
     "glora": {"training"},
-    "methods": {"glora", "training"},
-    "runs": {"backbones", "data", "glora", "methods", "paths", "runs.profile", "training"},
-    "measures": {"backbones", "data", "glora", "methods", "paths", "runs", "runs.profile", "training"},
-    "benchmark": {"backbones", "data", "glora", "measures", "methods", "paths", "runs", "runs.profile", "training"},
+    "superlora": {"glora"},
+    "methods": {"glora", "superlora", "training"},
+    "runs": {"backbones", "data", "glora", "methods", "paths", "runs.profile", "superlora", "training"},
+    "measures": {"backbones", "data", "glora", "methods", "paths", "runs", "runs.profile", "superlora", "training"},
+    "benchmark": {
+        *("backbones", "data", "glora", "measures", "methods", "paths", "runs", "runs.profile", "superlora", "training"),
+    },
     "audit": {"glora", "measures", "methods", "paths", "runs", "runs.profile", "training"},
     "finetune": {"backbones", "data", "glora", "measures", "methods", "paths", "runs", "runs.profile", "training"},
     "plot": {"glora", "paths", "runs.profile"},
@@ -37,14 +40,16 @@ INSIDE = {
         "generation",
         "score",
     ),
+    "superlora": ("fold grouping projection units", "model", "settings", "counts"),
     "runs": (
-        *("profile provenance", "record language_profile", "run", "controls layers stages harness"),
+        *("profile provenance", "record language_profile transfer_profile", "run"),
+        "controls layers stages harness superlora image_generation text_generation",
         *("language together plan", "grid pack", "kept recompute unpack"),
     ),
     "audit": (
         "sources judge",
         "counts dimensions equations intervals protocol superlora superset table1",
-        "measured selection tables",
+        "measured selection superlora_runs tables",
         "desk findings",
         "checklist coverage report",
         "__main__",
@@ -55,7 +60,7 @@ MODULES = {
     for path in PACKAGE.rglob("*.py")
 }
 TORCH_FREE = ("paths", "runs.profile", "glora.search", "glora.space", "training.threads")
-NEVER = {"IPython", "ipykernel", "nbclient", "nbconvert", "nbformat", "papermill", "peft"}
+NEVER = {"IPython", "ipykernel", "nbclient", "nbconvert", "nbformat", "papermill", "peft", "lycoris"}
 MAY = {"benchmark.others": {"peft"}}  # what peft does is compared with; the tests do that too
 
 

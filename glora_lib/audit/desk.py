@@ -2,7 +2,19 @@
 
 import pandas as pd
 
-from glora_lib.audit import counts, dimensions, equations, measured, protocol, selection, superlora, superset, table1, tables
+from glora_lib.audit import (
+    counts,
+    dimensions,
+    equations,
+    measured,
+    protocol,
+    selection,
+    superlora,
+    superlora_runs,
+    superset,
+    table1,
+    tables,
+)
 from glora_lib.audit.judge import OWN, VERDICTS, Check, Judged
 from glora_lib.audit.sources import PAPERS, claims
 from glora_lib.paths import NOTEBOOKS
@@ -17,7 +29,7 @@ PARTS = {
     "paper scale": "What only a run at the papers' scale can decide",
     "ours": "Our own questions, which no sentence of the papers answers; outside both tallies",
 }
-MODULES = (table1, tables, protocol, counts, dimensions, equations, superset, selection, superlora, measured)
+MODULES = (table1, tables, protocol, counts, dimensions, equations, superset, selection, superlora, measured, superlora_runs)
 CHECKS: dict[str, Check] = {identity: check for module in MODULES for identity, check in module.CHECKS.items()}
 AVERAGES = "99_verdict.ipynb#Tables-recomputed"  # the evidence of every recomputed average
 

@@ -194,6 +194,4 @@ CHECKS = {
     "paper-scale/swin": paper_mean("swin"),
     "paper-scale/imagenet": paper_mean("domain_generalization"),
     "paper-scale/llama-2": paper_mean("language_models"),
-    "paper-scale/bleu": paper_mean("e2e_nlg", "superlora"),
-    "paper-scale/cifar100": paper_mean("superlora_cifar100", "lorta"),
 }

@@ -81,3 +81,20 @@ def load_mnist_m(size: int) -> Task:
 def first_of_each(labels: Int[np.ndarray, " images"], count: int) -> Int[np.ndarray, " chosen"]:
     """Return the indices of the first `count` images of each class, or of all where there are fewer, in their order."""
     return np.sort(np.concatenate([np.flatnonzero(labels == label)[:count] for label in np.unique(labels)]))
+
+
+def for_generation(kind: str) -> dict[str, tuple[UInt8[np.ndarray, "images 28 28 3"], Int[np.ndarray, " images"]]]:
+    """Return digits to generate: {"train": 4,000, "held_out": 1,000}, plain ("mnist") or over photographs ("mnist_m").
+
+    The 4,000 are the test digits of the tasks above, the 1,000 their training and validation digits.
+    """
+    splits, blocks, rng = mnist_splits(), backgrounds(), np.random.default_rng(1)
+    names = {"train": ("test",), "held_out": ("train", "val")}
+    found = {}
+    for part, members in names.items():
+        digits = np.concatenate([splits[name][0] for name in members])
+        labels = np.concatenate([splits[name][1] for name in members])
+        plain = np.repeat(digits[..., None], 3, axis=-1)
+        place = "train" if part == "train" else "test"  # no block lies in both
+        found[part] = (over_photographs(digits, blocks[place], rng) if kind == "mnist_m" else plain, labels)
+    return found

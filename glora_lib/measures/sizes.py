@@ -4,7 +4,9 @@ The head is not counted unless a row of `table` says so. The formulas hold for a
 one linear layer for queries, keys and values.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 from torch import nn
@@ -12,6 +14,8 @@ from torch import nn
 from glora_lib.glora.model import AdaptedModel, fuse
 from glora_lib.glora.space import Space
 from glora_lib.methods import NotFusable, trainable_parameters
+from glora_lib.superlora import PRESETS, queries_and_values
+from glora_lib.superlora.counts import parameters
 
 VTAB_CLASSES = (100, 102, 47, 102, 37, 10, 397, 2, 10, 45, 5, 8, 6, 6, 4, 16, 16, 18, 9)  # the 19 tasks' heads
 # NOAH's 19 published subnets (experiments/NOAH/subnet/VTAB): widths of prompts, LoRA and adapters, each summed over 12 blocks,
@@ -133,6 +137,11 @@ def noah_subnet(vit: Architecture, prompts: int, ranks: int, widths: int, adapte
     return prompts * vit.width + ranks * 4 * vit.width + widths * (2 * vit.width + 1) + adapters * vit.width
 
 
+def _superlora(vit: Architecture, preset: Callable, **options) -> int:
+    shapes = {name: shape for name, shape in vit.shapes.items() if name.endswith("attn.qkv")}
+    return parameters(preset(**options), queries_and_values(shapes), shapes)
+
+
 FORMULAS = {
     "linear": lambda vit: 0,
     "full": _full,
@@ -148,6 +157,7 @@ FORMULAS = {
     "ssf": _ssf,
     "repadapter": _repadapter,
     "glora": _glora,
+    **{f"superlora_{name}": partial(_superlora, preset=preset) for name, preset in PRESETS.items()},
 }
 NOT_FUSABLE = {"vpt_shallow", "vpt_deep", "adapter", "adaptformer", "noah"}
 
@@ -219,6 +229,13 @@ def table() -> pd.DataFrame:
         ("ssf", "0.24", 243_869, round(size("ssf") + mean_head()), "mean head included"),
         ("repadapter", "", 239_808, size("repadapter"), "width 8, 2 groups, biases"),
         ("repadapter", "0.22", 221_184, size("repadapter", bias=False), "width 8, 2 groups, biases left out"),
+        ("superlora_dense", "", 14_155_776, size("superlora_dense"), "q and v: all their numbers"),
+        ("superlora_lora", "4 x 10^4", 36_864, size("superlora_lora", r=1), "SuperLoRA Sec. 4.1: rank 1 on q and v"),
+        ("superlora_loha", "", 73_728, size("superlora_loha", r=1), "q and v, rank 1"),
+        ("superlora_lokr", "", 15_360, size("superlora_lokr", r=1), "q and v, 24 x 24 by rank 1 of 32 x 32"),
+        ("superlora_lonkr", "", 246, size("superlora_lonkr", r=1), "q and v at once, 8 x 8 twice by rank 1 of 54 x 64"),
+        ("superlora_lotr", "", 1_560, size("superlora_lotr", r=1), "q and v at once, rank 1"),
+        ("superlora_lorta", "", 729, size("superlora_lorta", r=1), "q and v at once, 216 x 256 x 256, rank 1 with a core"),
     ]
     for rank, printed, trained, mean in (
         (8, ".86", 3_041_664, 880_312),

@@ -16,6 +16,7 @@ from glora_lib.methods.probes import bitfit, full, linear
 from glora_lib.methods.prompts import vpt_deep, vpt_shallow
 from glora_lib.methods.repadapter import repadapter
 from glora_lib.methods.ssf import ssf
+from glora_lib.methods.superlora import SUPERLORA
 from glora_lib.training.head import head_parameters
 
 METHODS = {
@@ -33,6 +34,7 @@ METHODS = {
     "ssf": ssf,
     "repadapter": repadapter,
     "glora": glora,
+    **SUPERLORA,
 }
 
 

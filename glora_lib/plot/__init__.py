@@ -27,3 +27,4 @@ from glora_lib.plot.results import (
     shares,
 )
 from glora_lib.plot.style import GREYSAFE, save
+from glora_lib.plot.superlora import fronts, groups, spectra, strips, tensors

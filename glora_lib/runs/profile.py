@@ -101,6 +101,19 @@ class Profile:
     compared: bool = True  # whether its results are held against the paper's claims
     vtab_folders: bool = True  # where a VTAB-1K task and a packaged one share a name, which of them is meant
     options: dict = field(default_factory=dict)  # keyword arguments of the method's function
+    one_cycle: dict = field(default_factory=dict)  # of SuperLoRA's recipe, see `stages.fixed`; else empty
+    # what SuperLoRA's experiments change (`runs.superlora`), and their tasks with a head that is trained, and frozen
+    superlora: dict = field(
+        default_factory=lambda: {
+            "batch_size": 128, "learning_rate": 0.05, "head_learning_rate": 0.05, "weight_decay": 0.0, "drop_path": 0.0,
+            "one_cycle": {"steps": 5000},
+        }
+    )  # fmt: skip
+    superlora_tasks: dict[str, tuple[str, ...]] = field(
+        default_factory=lambda: {"trained": ("mnist_m", "cifar"), "frozen": ("cifar10",)}
+    )
+    superlora_settings: tuple[str, ...] = ()  # names in `runs.superlora`; () for all
+    superlora_rates: tuple[float, ...] = (0.05,)  # peaks of the groups' rate, of which validation images choose
     parameters: dict = field(default_factory=dict)  # what reproduce.py gives notebooks that declare it, instead of their own
     # rows of the main table that are a method with other settings: label -> (method, what it changes)
     rows: dict[str, tuple[str, dict]] = field(default_factory=dict)
@@ -148,12 +161,13 @@ class Profile:
     def settings(self) -> dict:
         """Return what one run depends on as plain JSON types, for a record: not where it is kept, nor which runs there are.
 
-        Options are there where the method has any.
+        Options and SuperLoRA's recipe are there where the method has any.
         """
         around = ("name", "tasks", "controlled", "few_shot", "shots", "sources", "seeds", "other_seeds", "other_ranks")
         around += ("rates", "rows", "budgets", "budget_tasks", "methods", "layers", "parameters")
         around += ("results", "figures", "allow_dirty", "compared")
-        around += () if self.options else ("options",)
+        around += ("superlora", "superlora_tasks", "superlora_settings", "superlora_rates")
+        around += tuple(name for name in ("options", "one_cycle") if not getattr(self, name))
         settings = {name: value for name, value in asdict(self).items() if name not in around}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
 
@@ -197,6 +211,15 @@ CPU = replace(
     generations=2,
     figures="figures",
     vtab_folders=False,
+    superlora={  # the head's rate is smaller: its inputs have a squared norm of 1,600, and at the groups' rate its loss grows
+        "batch_size": 16,
+        "learning_rate": 0.05,
+        "head_learning_rate": 0.001,
+        "weight_decay": 0.0,
+        "dtype": "bfloat16",
+        "one_cycle": {"steps": 80, "head_epochs": 10, "test": 500},
+    },
+    superlora_rates=(0.003, 0.03, 0.3),
     methods={
         "linear": {"epochs": 100, "batch_size": 64, "learning_rate": 1e-2, "head_learning_rate": 1e-2},
         **baselines(epochs=6, learning_rate=1e-3),
@@ -274,6 +297,8 @@ GPU = replace(
     | {"methods": {method: recipe | {"epochs": 100} for method, recipe in CPU.layers["methods"].items()}},
     figures="figures/gpu",
     vtab_folders=False,
+    superlora=PAPER.superlora | {"head_learning_rate": 0.001, "one_cycle": {"steps": 5000, "head_epochs": 10}},
+    superlora_rates=CPU.superlora_rates,
 )
 
 SMOKE = replace(
@@ -310,6 +335,16 @@ SMOKE = replace(
     allow_dirty=True,
     compared=False,
     vtab_folders=False,
+    superlora={
+        "batch_size": 16,
+        "learning_rate": 0.05,
+        "head_learning_rate": 0.05,
+        "weight_decay": 0.0,
+        "one_cycle": {"steps": 4, "head_epochs": 2, "test": 32},
+    },
+    superlora_tasks={"trained": ("gratings",), "frozen": ("gratings",)},
+    superlora_rates=(0.01, 0.05),
+    superlora_settings=("dense", "dense rho=0.1", "LoRA r=1", "LoRA r=3", "2D fold G=1 r=4", "3D r=3", "5D r=4"),
     parameters={"rounds": 1, "batch": 8, "side": 3},  # nothing that it times is read
     methods={},
     layers={

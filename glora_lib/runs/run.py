@@ -10,6 +10,7 @@ from glora_lib.runs.language_profile import LanguageProfile
 from glora_lib.runs.profile import Profile
 from glora_lib.runs.provenance import commit
 from glora_lib.runs.record import Record, RecordError, changed_settings, folder
+from glora_lib.runs.transfer_profile import TransferProfile
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,13 @@ class Run:
     experiment: str
     task: str
     method: str
-    profile: Profile | LanguageProfile
+    profile: Profile | LanguageProfile | TransferProfile
     seed: int = 0
     label: str = ""
     targets: tuple[str, ...] = ()
 
     @property
-    def recipe(self) -> Profile | LanguageProfile:
+    def recipe(self) -> Profile | LanguageProfile | TransferProfile:
         """The profile as the method uses it."""
         return self.profile.for_method(self.method)
 

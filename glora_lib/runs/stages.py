@@ -14,6 +14,7 @@ from pathlib import Path
 
 from torch import nn
 
+from glora_lib.data.task import Images
 from glora_lib.glora.model import AdaptedModel, fuse
 from glora_lib.glora.score import Score
 from glora_lib.glora.search import Found, evolve, random_search
@@ -27,6 +28,7 @@ from glora_lib.training.checkpoint import belonging
 from glora_lib.training.device import device, suited
 from glora_lib.training.head import head_of, head_parameters
 from glora_lib.training.loop import accuracy, train
+from glora_lib.training.steps import one_cycle
 
 Outcome = tuple[dict, nn.Module]
 RANDOM_SUBNETS = 3  # random subnets that are measured on test beside the one that was found
@@ -75,8 +77,23 @@ def probe(run: Run, recipe: Profile, model, task) -> Outcome:
 
 
 def fixed(run: Run, recipe: Profile, model, task) -> Outcome:
-    """Train one method with nothing to choose; what is measured is the fused model, where the method can be fused."""
-    return _train_alone(adapted(run, recipe, model), run, recipe, task)
+    """Train one method with nothing to choose; what is measured is the fused model, where the method can be fused.
+
+    By the recipe's `one_cycle`, where it has one: `head_epochs`, for how many a linear probe fits the head first; `head`,
+    "frozen" for one that is not trained after that; `test`, how many of the test images are measured.
+    """
+    if "head_epochs" in recipe.one_cycle:
+        short = replace(run.profile.for_method("linear"), epochs=recipe.one_cycle["head_epochs"], warmup_epochs=0)
+        METHODS["linear"](model).to(device())
+        train(model.get_classifier(), features(model, task.train), short, seed=run.seed)
+    net = adapted(run, recipe, model)
+    if recipe.one_cycle.get("head") == "frozen":
+        for parameter in head_parameters(net).values():
+            parameter.requires_grad_(False)
+    if "test" in recipe.one_cycle:
+        kept = slice(0, recipe.one_cycle["test"])
+        task = replace(task, test=Images(task.test.raw[kept], task.test.labels[kept]))
+    return _train_alone(net, run, recipe, task)
 
 
 def supernet(run: Run, recipe: Profile, model, task) -> Outcome:
@@ -172,7 +189,8 @@ STAGES: dict[str, Callable[..., Outcome]] = dict.fromkeys(METHODS, fixed) | {
 
 
 def _train_alone(net, run: Run, recipe: Profile, task) -> Outcome:
-    history = train(net, task.train, recipe, seed=run.seed, checkpoint=training_state(run))
+    fit = one_cycle if recipe.one_cycle else train
+    history = fit(net, task.train, recipe, seed=run.seed, checkpoint=training_state(run))
     size = _sizes(net, trainable_parameters(net))
     config = None
     if isinstance(net, AdaptedModel):
@@ -183,7 +201,7 @@ def _train_alone(net, run: Run, recipe: Profile, task) -> Outcome:
     except NotFusable:
         plain, size["merged"] = net, size["stored"]
     parts = {
-        "metrics": _measure(plain, task, recipe),
+        "metrics": _measure(plain, task, recipe) | {"n_test": len(task.test)},
         "config": config,
         "selected_on": "nothing",
         "cost": {"seconds_train": _seconds(history)} | size,

@@ -23,6 +23,10 @@ OPTIONS = {
     "fact_tk": [{}, {"rank": 32}],
     "repadapter": [{}, {"bias": False}, {"groups": 4, "width": 16}],
     "glora": [{}, {"rank": 4}, {"rank": 2}],
+    "superlora_lora": [{}, {"r": 3, "groups": 4}, {"r": 3, "groups": 8, "shape": "fold"}],
+    "superlora_lokr": [{}, {"r": None}],
+    "superlora_lonkr": [{}, {"splits": 4, "side": 6}],
+    "superlora_lorta": [{}, {"r": 8, "order": 5}, {"r": 8, "core": "identity"}],
 }
 CASES = [(method, options) for method in METHODS for options in OPTIONS.get(method, [{}])]
 VITS = {
@@ -48,6 +52,7 @@ def test_the_table_holds_every_count_of_the_papers():
     reported = {
         *(85_798_656, 102_912, 294_912, 156_768, 360_134, 68_985, 205_824, 243_869, 239_808, 221_184, 9_216),
         *(3_041_664, 1_603_776, 884_832, 880_312, 499_320, 308_824),
+        *(14_155_776, 36_864),  # SuperLoRA
     }
     assert reported <= set(sizes.table().reported)
     assert set(sizes.table().method) == set(METHODS)

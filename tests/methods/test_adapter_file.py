@@ -475,6 +475,10 @@ OPTIONS = {
     "fact_tt": {"rank": 4, "scale": 3.0},
     "fact_tk": {"rank": 4, "scale": 3.0},
     "repadapter": {"width": 4, "groups": 4, "scale": 0.5},
+    "superlora_dense": {"groups": 1, "ratio": 0.1, "projection": "fastfood", "seed": 7},
+    "superlora_lora": {"r": 4, "groups": 1, "shape": [192, 256]},
+    "superlora_lonkr": {"side": 2},
+    "superlora_lorta": {"r": 3, "order": 4, "projection": "shuffle", "seed": 7},
 }
 
 
@@ -557,6 +561,9 @@ def test_an_adapter_of_any_method_needs_finite_numbers_and_a_head_of_its_size(me
         ("lora", {"options": 7}, r"lacks \['options'\]"),
         ("noah", {"config": {"prompt": [9] * 6}}, "a configuration that this model cannot use"),
         ("vpt_deep", {"method": "vpt_shallow"}, "belongs to the backbone"),
+        ("superlora_lora", {"options": {"r": 5}}, "holds 'groups.0.unit|has shape .* this model needs"),
+        ("superlora_lorta", {"options": {"r": 3, "order": 4, "projection": "shuffle"}}, "'shuffle' has no seed, without which"),
+        ("superlora_dense", {"options": {"projection": "fastfood", "ratio": 0.1}}, "'fastfood' has no seed, without which it"),
     ],
     ids=str,
 )

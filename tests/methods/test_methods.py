@@ -31,6 +31,10 @@ OPTIONS = {
     "adaptformer": [{"scale": 1.0}, {"scale": 1.0, "bias": False}],
     "vpt_shallow": [{"tokens": 3}],
     "vpt_deep": [{"tokens": 3}],
+    "superlora_dense": [{}, {"groups": 1, "ratio": 0.1, "projection": "fastfood", "seed": 0}],
+    "superlora_lora": [{"r": 4}, {"r": 4, "groups": 2, "shape": "fold"}],
+    "superlora_lonkr": [{"side": 2}],
+    "superlora_lotr": [{"r": 4, "scale": 0.02}],  # its factors start with deviation 1
 }
 CASES = [(method, options) for method in METHODS for options in OPTIONS.get(method, [{}])]
 every_vit = pytest.mark.parametrize("name", VITS)
@@ -150,7 +154,7 @@ def test_every_method_starts_as_in_the_code_of_its_authors():
 def test_dropout_is_a_tenth_where_a_method_has_any(method, options):
     found = {m.p for m in METHODS[method](vit(), **options).modules() if isinstance(m, nn.Dropout) and m.p}
     without = method in ("linear", "full", "bitfit", "ssf", "glora") or options.get("placement") == "conv"
-    assert found == (set() if without else {0.1})
+    assert found == (set() if without or method.startswith("superlora") else {0.1})
 
 
 # training
