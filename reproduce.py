@@ -18,9 +18,9 @@ import pandas as pd
 
 from glora_lib.backbones import BackboneError, weights_sha256
 from glora_lib.data import unavailable
-from glora_lib.paths import NOTEBOOKS, OUT
 from glora_lib.runs import pack
 from glora_lib.runs.grid import fill
+from glora_lib.runs.paths import NOTEBOOKS, OUT
 from glora_lib.runs.plan import plan
 from glora_lib.runs.profile import PROFILES, Profile
 from glora_lib.runs.record import all_results

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, whose own folder comes first
 
 from docs.links import dead  # noqa: E402
-from glora_lib.paths import NOTEBOOKS, OUT  # noqa: E402
+from glora_lib.runs.paths import NOTEBOOKS, OUT  # noqa: E402
 from glora_lib.runs.profile import PROFILES  # noqa: E402
 
 NOTEBOOK = r"(?:\.\./)?(?:notebooks/)?(\d\d_\w+)\.ipynb(?:#([^)\"\s]*))?"

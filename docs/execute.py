@@ -21,7 +21,7 @@ from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
-from glora_lib.paths import external_data
+from glora_lib.runs.paths import external_data
 from glora_lib.training.threads import share
 
 TIMEOUT = 3600  # seconds a notebook

@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from glora_lib.paths import FIGURES, NOTEBOOKS, ROOT
+from glora_lib.runs.paths import FIGURES, NOTEBOOKS, ROOT
 from glora_lib.runs.profile import PROFILES
 
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))

@@ -14,8 +14,8 @@ import torch
 
 import reproduce
 from docs import execute
-from glora_lib.paths import ROOT
 from glora_lib.runs import record as record_module
+from glora_lib.runs.paths import ROOT
 from glora_lib.runs.profile import SMOKE
 from glora_lib.runs.record import Record
 from glora_lib.runs.run import Run

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from docs import build, links
 from glora_lib import audit
 from glora_lib.audit import desk
-from glora_lib.paths import FIGURES, NOTEBOOKS
+from glora_lib.runs.paths import FIGURES, NOTEBOOKS
 
 needs_chromium = pytest.mark.skipif(browser.executable() is None, reason="no Chromium: apt-get install chromium")
 LAB = ("01_glora_layer", "05_evolutionary_search")

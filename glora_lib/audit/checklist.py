@@ -8,8 +8,8 @@ from glora_lib.audit.desk import PARTS, part
 from glora_lib.audit.intervals import SEEDS
 from glora_lib.measures.origin import by_pip_alone
 from glora_lib.measures.transfer import by_shots
-from glora_lib.paths import DATA
-from glora_lib.runs.recompute import AGAIN, compare
+from glora_lib.recompute import AGAIN, compare
+from glora_lib.runs.paths import DATA
 from glora_lib.runs.record import all_results
 
 

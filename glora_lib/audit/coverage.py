@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from glora_lib.audit.judge import VERDICTS
-from glora_lib.paths import FIGURES, NOTEBOOKS
+from glora_lib.runs.paths import FIGURES, NOTEBOOKS
 from glora_lib.runs.record import results
 
 OPEN = ("not run", "not testable", "not testable here", "undecided here")

@@ -8,7 +8,7 @@ import pandas as pd
 from glora_lib.audit.desk import PARTS, part, tally, verdicts
 from glora_lib.audit.findings import findings
 from glora_lib.audit.sources import claims
-from glora_lib.paths import ROOT
+from glora_lib.runs.paths import ROOT
 from glora_lib.runs.profile import PAPER, PROFILES
 from glora_lib.runs.record import all_results
 from glora_lib.training.files import replacing

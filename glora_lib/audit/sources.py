@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from glora_lib.paths import DATA, REPORTED
+from glora_lib.runs.paths import DATA, REPORTED
 
 PAPERS = {
     "glora-iclr": "GLoRA, ICLR 2024 submission",

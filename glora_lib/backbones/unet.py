@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from glora_lib.backbones.files import BackboneError, sha256
-from glora_lib.paths import ROOT
+from glora_lib.runs.paths import ROOT
 
 CLASSES, NONE = 10, 10  # the label that stands for no class
 FOLD = 2  # pixels of a square that become channels

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from glora_lib.paths import ROOT
+from glora_lib.runs.paths import ROOT
 from glora_lib.runs.provenance import line, peak_memory, provenance
 from glora_lib.runs.record import Record
 from glora_lib.superlora import SuperLoRA, SuperLoRAModel, queries_and_values

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from glora_lib import paths
 from glora_lib.data import clevr_scene
 from glora_lib.data.clevr_scene import FEWEST, MOST, nearest_depth, render
 from glora_lib.data.task import Task, from_arrays
+from glora_lib.runs import paths
 from glora_lib.training.files import replacing
 
 SIZES = {"train": 800, "val": 200, "test": 2000}

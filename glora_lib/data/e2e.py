@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 
 from glora_lib.data.task import DataError
-from glora_lib.paths import external_data
+from glora_lib.runs.paths import external_data
 
 FILES = {"train": "trainset.csv", "dev": "devset.csv", "test": "testset_w_refs.csv"}
 ATTRIBUTE = re.compile(r"\s*([^\[\],][^\[\]]*?)\[([^\[\]]*)\]\s*")

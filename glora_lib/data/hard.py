@@ -14,9 +14,9 @@ from jaxtyping import Bool
 from timm.data import ImageNetInfo
 from torch import Tensor
 
-from glora_lib import paths
 from glora_lib.backbones.efficientnet import FILE, convnet
 from glora_lib.data.task import DataError, Images
+from glora_lib.runs import paths
 from glora_lib.training.files import replacing
 
 SIZE = 224  # pixels that the ConvNet was trained with

@@ -15,8 +15,8 @@ from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from glora_lib import paths
 from glora_lib.data.task import DataError
+from glora_lib.runs import paths
 
 HEAD = "Below is an instruction that describes a task"
 TAIL = "Write a response that appropriately completes the request.\n\n### Instruction:\n{instruction}\n\n"

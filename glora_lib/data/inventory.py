@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from glora_lib import paths
 from glora_lib.data import few_shot, folder
 from glora_lib.data.folder import decode, read_list
 from glora_lib.data.task import DataError
+from glora_lib.runs import paths
 
 # Test images of each task of VTAB (Zhai et al. 2019), and of CIFAR-10.
 TEST = {

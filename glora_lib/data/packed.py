@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from glora_lib import paths
 from glora_lib.data.task import DataError, Task, from_arrays, kept_arrays
+from glora_lib.runs import paths
 
 FOLDER = "arrays"  # in GLORA_DATA_DIR
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from glora_lib import paths
 from glora_lib.data.task import DataError
+from glora_lib.runs import paths
 
 LETTERS = "ABCDE"
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image, ImageFilter
 
-from glora_lib import paths
 from glora_lib.data import debian, few_shot, hard, tasks, tiny_imagenet
 from glora_lib.data.folder import Row, digest_of, images_of, read_list
 from glora_lib.data.packaged import OPTDIGITS
 from glora_lib.data.task import DataError, Images, Task, resize
+from glora_lib.runs import paths
 from glora_lib.runs.profile import Profile
 
 

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
-from glora_lib import paths
 from glora_lib.data import debian, few_shot, folder, packed, tiny_imagenet
 from glora_lib.data.clevr import load_clevr_count, load_clevr_dist
 from glora_lib.data.digits import load_mnist_5k, load_mnist_m
@@ -13,6 +12,7 @@ from glora_lib.data.earth import load_koeppen_5, load_landcover_10
 from glora_lib.data.gratings import load_gratings
 from glora_lib.data.indian_pines import load_indian_pines_9
 from glora_lib.data.task import DataError, Task
+from glora_lib.runs import paths
 from glora_lib.runs.profile import PROFILES, Profile
 
 BUILT_IN: dict[str, Callable[[int], Task]] = {

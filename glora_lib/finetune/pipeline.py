@@ -27,7 +27,7 @@ from glora_lib.glora.space import Choice, Space
 from glora_lib.measures.sizes import NOT_FUSABLE
 from glora_lib.methods import METHODS, trainable_parameters
 from glora_lib.methods.adapter_file import save_adapter
-from glora_lib.paths import OUT
+from glora_lib.runs.paths import OUT
 from glora_lib.runs.profile import PROFILES, Profile
 from glora_lib.training.device import device
 from glora_lib.training.files import replacing

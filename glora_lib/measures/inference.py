@@ -20,8 +20,8 @@ from glora_lib.glora.model import fuse
 from glora_lib.glora.space import Space
 from glora_lib.measures.storage import storage
 from glora_lib.methods import METHODS, NotFusable
-from glora_lib.paths import REPORTED
 from glora_lib.runs.grid import COMPUTE, Run
+from glora_lib.runs.paths import REPORTED
 from glora_lib.runs.profile import Profile
 from glora_lib.runs.provenance import peak_memory, provenance
 from glora_lib.runs.record import Record, RecordError, results

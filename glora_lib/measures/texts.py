@@ -3,7 +3,7 @@
 import pandas as pd
 
 from glora_lib.measures.efficiency import named
-from glora_lib.paths import REPORTED
+from glora_lib.runs.paths import REPORTED
 
 METRICS = {"bleu": "BLEU", "nist": "NIST", "meteor": "MET", "rouge_l": "ROUGE-L", "cider": "CIDEr"}
 # What the printed sizes are in numbers, counted on GPT-2 medium: one column has millions and units of 2^20

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from glora_lib.paths import OUT, ROOT
+from glora_lib.runs.paths import OUT, ROOT
 from glora_lib.runs.profile import Profile
 
 STEP = 24  # of 255: what antialiasing moves a pixel by when a coordinate is rounded otherwise

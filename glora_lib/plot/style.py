@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from glora_lib.paths import OUT
+from glora_lib.runs.paths import OUT
 from glora_lib.runs.profile import Profile
 
 # dark to light, so that lines and bars stay apart in grey; markers tell them apart a second time

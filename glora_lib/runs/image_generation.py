@@ -23,7 +23,7 @@ from glora_lib.backbones.load import load_backbone
 from glora_lib.data.digits import for_generation
 from glora_lib.glora.model import fuse
 from glora_lib.methods import trainable_parameters
-from glora_lib.paths import CACHE
+from glora_lib.runs.paths import CACHE
 from glora_lib.runs.provenance import peak_memory, provenance
 from glora_lib.runs.record import Record
 from glora_lib.runs.run import Run

@@ -12,8 +12,8 @@ from glora_lib.glora.model import AdaptedModel, fuse
 from glora_lib.glora.space import from_json
 from glora_lib.methods import METHODS, NotFusable
 from glora_lib.methods.adapter_file import restore, save_adapter
-from glora_lib.paths import ROOT
 from glora_lib.runs.grid import fill
+from glora_lib.runs.paths import ROOT
 from glora_lib.runs.profile import Profile
 from glora_lib.runs.provenance import provenance
 from glora_lib.runs.record import Record

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from glora_lib.paths import ROOT
+from glora_lib.runs.paths import ROOT
 from glora_lib.training.device import describe, device
 
 CODE = ("glora_lib", "reproduce.py", "pyproject.toml", "requirements.txt", "requirements-data.txt")

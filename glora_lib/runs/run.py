@@ -5,8 +5,8 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from glora_lib.paths import CACHE
 from glora_lib.runs.language_profile import LanguageProfile
+from glora_lib.runs.paths import CACHE
 from glora_lib.runs.profile import Profile
 from glora_lib.runs.provenance import commit
 from glora_lib.runs.record import Record, RecordError, changed_settings, folder

@@ -16,7 +16,7 @@ from glora_lib.backbones import load_backbone
 from glora_lib.data import load_task
 from glora_lib.glora.masked import Masks
 from glora_lib.glora.space import Space
-from glora_lib.paths import CACHE
+from glora_lib.runs.paths import CACHE
 from glora_lib.runs.profile import Profile
 from glora_lib.runs.run import Run
 from glora_lib.runs.stages import SUPERNETS, adapted, here, training_state

@@ -12,8 +12,8 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from glora_lib.paths import ROOT
 from glora_lib.runs.pack import MANIFEST, PackError
+from glora_lib.runs.paths import ROOT
 from glora_lib.runs.record import Record, RecordError, folder
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from glora_lib import audit
 from glora_lib.audit import desk, judge, protocol, sources
-from glora_lib.paths import DATA, NOTEBOOKS, REPORTED
 from glora_lib.runs import record
+from glora_lib.runs.paths import DATA, NOTEBOOKS, REPORTED
 from glora_lib.runs.profile import CPU
 
 LONGEST_QUOTE = 200  # characters

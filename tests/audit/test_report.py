@@ -8,7 +8,7 @@ import pytest
 from glora_lib import audit
 from glora_lib.audit import __main__ as command
 from glora_lib.audit import checklist, coverage, findings, report
-from glora_lib.paths import ROOT
+from glora_lib.runs.paths import ROOT
 from glora_lib.runs.record import all_results
 
 

@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
-from glora_lib import data, paths
+from glora_lib import data
 from glora_lib.data import DataError, DataWarning, Images, load_folder, load_task, tasks
 from glora_lib.data.folder import CLASSES, Files
+from glora_lib.runs import paths
 from glora_lib.runs.profile import CPU, PAPER, VTAB_1K
 
 SMALL = replace(CPU, image_size=16)

@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from glora_lib import paths
 from glora_lib.data import (
     DataError,
     few_shot,
@@ -25,6 +24,7 @@ from glora_lib.data import (
     unavailable,
     unavailable_target,
 )  # fmt: skip
+from glora_lib.runs import paths
 from glora_lib.runs.profile import CPU
 
 SMALL = replace(CPU, image_size=16)

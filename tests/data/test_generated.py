@@ -5,8 +5,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from glora_lib import paths
 from glora_lib.data import clevr, clevr_scene, dsprites, load_task
+from glora_lib.runs import paths
 
 COUNT = partial(clevr.render_split, clevr.render_count, 8)
 DIST = partial(clevr.render_split, clevr.render_dist, 6)

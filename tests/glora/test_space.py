@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from glora_lib.glora.space import TENSORS, Choice, Space, forms, from_json, lora_rank, to_json
-from glora_lib.paths import ROOT
+from glora_lib.runs.paths import ROOT
 
 VIT_B = {
     f"blocks.{block}.{name}": shape

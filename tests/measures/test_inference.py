@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 import glora_lib as gl
-from glora_lib import paths
 from glora_lib.measures import inference
 from glora_lib.measures.inference import flops
 from glora_lib.measures.storage import storage
+from glora_lib.runs import paths
 from glora_lib.training.timing import throughput
 
 SMOKE = gl.PROFILES["smoke"]

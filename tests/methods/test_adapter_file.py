@@ -17,7 +17,7 @@ from glora_lib.glora.model import AdaptedModel, adapt
 from glora_lib.glora.space import Choice, Space
 from glora_lib.methods import METHODS, trainable_parameters
 from glora_lib.methods.adapter_file import KEY, AdapterError, _digest, fingerprint, load_adapter, restore, save_adapter
-from glora_lib.paths import DATA
+from glora_lib.runs.paths import DATA
 
 
 def make(seed: int = 0, rank: int = 4, classes: int = 3, **kwargs) -> AdaptedModel:

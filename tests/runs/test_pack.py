@@ -15,10 +15,10 @@ from PIL import Image
 
 from glora_lib.backbones import load_backbone, packaged
 from glora_lib.data import load_task, packed, tasks
-from glora_lib.paths import ROOT
 from glora_lib.runs import pack as pack_module
 from glora_lib.runs import provenance, record, unpack
 from glora_lib.runs.pack import PackError, collect, pack, use
+from glora_lib.runs.paths import ROOT
 from glora_lib.runs.profile import GPU
 from glora_lib.runs.record import Record
 
@@ -86,7 +86,9 @@ def test_the_code_is_there_and_knows_its_commit(made, monkeypatch):
     if provenance.code_digest(ROOT) != provenance.code_digest(code):
         pytest.skip("the code here is not committed, and the pack holds what is")
     assert run() == [HEAD, "False"]
-    (code / "glora_lib" / "paths.py").write_text("# changed\n" + (code / "glora_lib" / "paths.py").read_text())
+    (code / "glora_lib" / "runs" / "paths.py").write_text(
+        "# changed\n" + (code / "glora_lib" / "runs" / "paths.py").read_text()
+    )
     assert run() == [HEAD, "True"]
 
 

@@ -1,6 +1,6 @@
 """Runs of the main table computed once more, from nothing: does a recorded number come out again on another day?
 
-python -m glora_lib.runs.recompute --number 6 --seed 1        draw six records, compute them again, print the comparison
+python -m glora_lib.recompute --number 6 --seed 1        draw six records, compute them again, print the comparison
 """
 
 import argparse
@@ -78,7 +78,7 @@ def _same_choices(first: dict | None, again: dict | None) -> float:
 
 def main(argv: list[str] | None = None) -> int:
     """Compute what the command line asks for; return 1 if a record lies beyond its tolerance."""
-    parser = argparse.ArgumentParser(prog="python -m glora_lib.runs.recompute", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m glora_lib.recompute", description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="cpu", choices=PROFILES)
     parser.add_argument("--number", type=int, default=1, help="of records")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from glora_lib.runs import recompute, record
+from glora_lib import recompute
+from glora_lib.runs import record
 from glora_lib.runs import run as run_module
 from glora_lib.runs.grid import Run, fill
 from glora_lib.runs.profile import SMOKE
