@@ -34,8 +34,8 @@ from glora_lib.training.loop import TrainingError, accuracy, predict, train
 __all__ = [
     *("AdaptedModel", "AdapterError", "BackboneError", "Choice", "Config", "DataError", "ExchangeError", "Found"),
     *("GLoRALinear", "METHODS", "NotFusable", "PROFILES", "Profile", "Record", "RecordError", "Space", "SuperLoRA", "Task"),
-    *("TrainingError"),
+    "TrainingError",
     *("accuracy", "adapt", "evolve", "finetune", "from_lycoris", "from_peft", "fuse", "load_adapter", "load_backbone"),
     *("load_task", "predict", "random_search", "restore", "results", "save_adapter", "to_peft", "train"),
-    *("trainable_parameters"),
+    "trainable_parameters",
 ]
