@@ -1,5 +1,6 @@
 """SuperLoRA's runs: what they are called, that their recipe is one, and what a record of each kind of head holds."""
 
+import shutil
 from dataclasses import replace
 
 import pandas as pd
@@ -10,6 +11,7 @@ from glora_lib.methods import METHODS
 from glora_lib.runs.grid import execute
 from glora_lib.runs.profile import CPU, PROFILES
 from glora_lib.runs.record import Record
+from glora_lib.runs.stages import FITTED
 from glora_lib.runs.superlora import REPEATED, SETTINGS, best_rates, named, one_rate_for_all, rates, repeats, run
 from glora_lib.training import steps
 
@@ -75,3 +77,16 @@ def test_a_run_leaves_one_record_with_its_recipe_and_its_head(head, monkeypatch)
     (net,) = seen
     assert found.cost["trained"] == sum(row["parameters"] for row in net.report())
     assert any(p.requires_grad for p in net.model.head.parameters()) == (head == "trained")
+
+
+def test_a_head_that_was_fitted_before_gives_the_same_record():
+    one = run("LoRA r=3", 0.05, "gratings", replace(SMOKE, seeds=(0,)), 0)
+    FITTED.clear()
+    fitted, (head,) = execute(one), FITTED.values()
+    shutil.rmtree(one.state_folder, ignore_errors=True)
+    kept = execute(one)
+    assert kept.metrics == fitted.metrics
+    assert [row["loss"] for row in kept.history["train"]] == [row["loss"] for row in fitted.history["train"]]
+    assert next(iter(FITTED.values())) is head
+    execute(run("LoRA r=3", 0.05, "gratings", replace(SMOKE, seeds=(1,)), 1))
+    assert next(iter(FITTED.values())) is not head
