@@ -89,7 +89,8 @@ def prepare(profile: ImageProfile) -> Record:
     start = time.perf_counter()
     train = digits(profile.source)["train"]
     model = unets.new_unet().to(device())
-    losses = _denoise(model, train, profile.source_steps, profile.source_batch, profile.source_rate, 0, "source.pt")
+    kept = f"source-{profile.source}.pt"
+    losses = _denoise(model, train, profile.source_steps, profile.source_batch, profile.source_rate, 0, kept)
     digest = unets.save_unet(model)
     seconds = time.perf_counter() - start
     plain, held_out = digits("mnist").values()
