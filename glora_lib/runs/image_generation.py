@@ -75,7 +75,7 @@ def rates(profile: ImageProfile, seed: int = 0) -> list[Run]:
     """Return the runs of the experiment "image_recipe": rates that are compared by the loss on held-out digits."""
     found = []
     for rate in profile.rates:
-        for name in ("dense", "LoRA r=4", "2D fold G=1 r=4"):
+        for name in ("dense", "2D fold G=1 r=4"):
             one = run(name, replace(profile, learning_rate=rate, pictures=0), seed)
             found.append(replace(one, experiment="image_recipe", label=f"{one.label}-rate{rate:g}"))
     return found

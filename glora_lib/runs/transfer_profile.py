@@ -79,7 +79,7 @@ IMAGES_PAPER = ImageProfile(
 )
 IMAGES_CPU = replace(
     IMAGES_PAPER, name="cpu", source="mnist_colours", source_steps=2000, source_batch=32, source_rate=2e-3, steps=100,
-    batch_size=24, pictures=200, learning_rate=3e-3, rates=(1e-3, 3e-3, 1e-2),
+    batch_size=24, pictures=200, sampling_steps=10, learning_rate=3e-3, rates=(3e-3, 1e-2),
     repeated=("dense", "LoRA r=1", "2D fold G=1 r=4", "LoKr K=2 side=6 r=4", "LoNKr K=3 side=6 r=4"),
 )  # fmt: skip
 IMAGES_SMOKE = replace(
