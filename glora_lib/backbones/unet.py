@@ -19,7 +19,7 @@ CLASSES, NONE = 10, 10  # the label that stands for no class
 FOLD = 2  # pixels of a square that become channels
 UNET = {"block_out_channels": (32, 64), "layers_per_block": 1, "norm_num_groups": 8, "attention_head_dim": 16}
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")  # of each attention
-SOURCE = ROOT / "data" / "models" / "unet_mnist_m.safetensors"
+SOURCE = ROOT / "data" / "models" / "unet_source.safetensors"
 
 
 class UNet(nn.Module):

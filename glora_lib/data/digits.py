@@ -1,4 +1,4 @@
-"""MNIST-5k, and the same digits over photographs as MNIST-M has them."""
+"""MNIST-5k, the same digits over photographs as MNIST-M has them, and digits to generate."""
 
 import gzip
 import io
@@ -7,14 +7,18 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
+from glora_lib.data.folder import load_folder
 from glora_lib.data.packaged import CHINA, FLOWER, MNIST
 from glora_lib.data.task import Task, from_arrays
+from glora_lib.runs.paths import external_data
 
 DIGITS = [str(digit) for digit in range(10)]
 PER_CLASS = {"train": 80, "val": 20, "test": 400}  # VTAB-1K's 800 and 200, and what is left of 5,000
 TEST_M = 2000  # test images of MNIST-M, the first of MNIST-5k's
 BLOCK = (142, 128)  # pixels, high and wide: 3 x 5 blocks in a photograph of 427 x 640
 BLOCKS = {"train": 6, "val": 3, "test": 6}  # of the 15 blocks of each photograph
+KINDS = ("mnist", "mnist_colours", "mnist_m", "svhn")
+CONTRAST = 96  # channels of a colour lie below this, or as far below 255
 CROP = (28, 112)  # the least and the largest side of a crop, in pixels
 
 
@@ -83,18 +87,43 @@ def first_of_each(labels: Int[np.ndarray, " images"], count: int) -> Int[np.ndar
     return np.sort(np.concatenate([np.flatnonzero(labels == label)[:count] for label in np.unique(labels)]))
 
 
-def for_generation(kind: str) -> dict[str, tuple[UInt8[np.ndarray, "images 28 28 3"], Int[np.ndarray, " images"]]]:
-    """Return digits to generate: {"train": 4,000, "held_out": 1,000}, plain ("mnist") or over photographs ("mnist_m").
+def over_colours(digits: UInt8[np.ndarray, "images 28 28"], rng: np.random.Generator) -> UInt8[np.ndarray, "images 28 28 3"]:
+    """Return |colour - digit| for one random colour a picture, of which no channel is so grey that the digit would vanish."""
+    colours = rng.integers(0, CONTRAST, (len(digits), 1, 1, 3))
+    colours = np.where(rng.random(colours.shape) < 0.5, colours, 255 - colours)
+    return np.abs(colours - digits[..., None].astype(int)).astype(np.uint8)
 
-    The 4,000 are the test digits of the tasks above, the 1,000 their training and validation digits.
+
+def for_generation(kind: str) -> dict[str, tuple[UInt8[np.ndarray, "images 28 28 3"], Int[np.ndarray, " images"]]]:
+    """Return digits to generate, {"train": ..., "held_out": ...}, by the name of their kind.
+
+    "mnist" has 4,000 and 1,000 plain digits: the test digits of the tasks above, and their training and validation digits.
+    "mnist_colours" has the same over one colour each, "mnist_m" over photographs, and "svhn" the test images of VTAB's folder
+    to train on and its 800 and 200 held out, shrunk to 28 pixels. Raises ValueError for another name.
     """
+    if kind == "svhn":
+        return _house_numbers()
+    if kind not in KINDS:
+        raise ValueError(f"there are no digits {kind!r} to generate; valid: {', '.join(KINDS)}")
     splits, blocks, rng = mnist_splits(), backgrounds(), np.random.default_rng(1)
     names = {"train": ("test",), "held_out": ("train", "val")}
     found = {}
     for part, members in names.items():
         digits = np.concatenate([splits[name][0] for name in members])
         labels = np.concatenate([splits[name][1] for name in members])
-        plain = np.repeat(digits[..., None], 3, axis=-1)
         place = "train" if part == "train" else "test"  # no block lies in both
-        found[part] = (over_photographs(digits, blocks[place], rng) if kind == "mnist_m" else plain, labels)
+        if kind == "mnist":
+            images = np.repeat(digits[..., None], 3, axis=-1)
+        else:
+            images = over_colours(digits, rng) if kind == "mnist_colours" else over_photographs(digits, blocks[place], rng)
+        found[part] = (images, labels)
+    return found
+
+
+def _house_numbers() -> dict[str, tuple[UInt8[np.ndarray, "images 28 28 3"], Int[np.ndarray, " images"]]]:
+    task = load_folder(external_data() / "vtab-1k" / "svhn", 28)
+    found = {}
+    for part, members in {"train": (task.test,), "held_out": (task.train, task.val)}.items():
+        pixels = np.concatenate([np.asarray(split.raw[:]) for split in members]).transpose(0, 2, 3, 1)
+        found[part] = (pixels, np.concatenate([np.asarray(split.labels) for split in members]))
     return found

@@ -75,7 +75,7 @@ def rates(profile: ImageProfile, seed: int = 0) -> list[Run]:
     """Return the runs of the experiment "image_recipe": rates that are compared by the loss on held-out digits."""
     found = []
     for rate in profile.rates:
-        for name in ("dense", "LoRA r=4", "2D fold G=1 r=4"):
+        for name in ("dense", "2D fold G=1 r=4"):
             one = run(name, replace(profile, learning_rate=rate, pictures=0), seed)
             found.append(replace(one, experiment="image_recipe", label=f"{one.label}-rate{rate:g}"))
     return found
@@ -89,7 +89,8 @@ def prepare(profile: ImageProfile) -> Record:
     start = time.perf_counter()
     train = digits(profile.source)["train"]
     model = unets.new_unet().to(device())
-    losses = _denoise(model, train, profile.source_steps, profile.source_batch, profile.source_rate, 0, "source.pt")
+    kept = f"source-{profile.source}.pt"
+    losses = _denoise(model, train, profile.source_steps, profile.source_batch, profile.source_rate, 0, kept)
     digest = unets.save_unet(model)
     seconds = time.perf_counter() - start
     plain, held_out = digits("mnist").values()

@@ -113,7 +113,11 @@ class Profile:
         default_factory=lambda: {"trained": ("mnist_m", "cifar"), "frozen": ("cifar10",)}
     )
     superlora_settings: tuple[str, ...] = ()  # names in `runs.superlora`; () for all
-    superlora_rates: tuple[float, ...] = (0.05,)  # peaks of the groups' rate, of which validation images choose
+    # peaks of the groups' rate, of which validation images choose, by the kind of unit (`runs.superlora.kind`)
+    superlora_rates: dict[str, tuple[float, ...]] = field(
+        default_factory=lambda: {"dense": (0.05,), "matrices": (0.05,), "tensors": (0.05,)}
+    )
+    superlora_divided: bool = False  # whether projected settings have these rates divided by rho
     parameters: dict = field(default_factory=dict)  # what reproduce.py gives notebooks that declare it, instead of their own
     # rows of the main table that are a method with other settings: label -> (method, what it changes)
     rows: dict[str, tuple[str, dict]] = field(default_factory=dict)
@@ -166,7 +170,7 @@ class Profile:
         around = ("name", "tasks", "controlled", "few_shot", "shots", "sources", "seeds", "other_seeds", "other_ranks")
         around += ("rates", "rows", "budgets", "budget_tasks", "methods", "layers", "parameters")
         around += ("results", "figures", "allow_dirty", "compared")
-        around += ("superlora", "superlora_tasks", "superlora_settings", "superlora_rates")
+        around += ("superlora", "superlora_tasks", "superlora_settings", "superlora_rates", "superlora_divided")
         around += tuple(name for name in ("options", "one_cycle") if not getattr(self, name))
         settings = {name: value for name, value in asdict(self).items() if name not in around}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
@@ -219,7 +223,9 @@ CPU = replace(
         "dtype": "bfloat16",
         "one_cycle": {"steps": 80, "head_epochs": 10, "test": 500},
     },
-    superlora_rates=(0.003, 0.03, 0.3),
+    # ten times the larger ends at chance on CIFAR-100 in every kind: records of single settings are there
+    superlora_rates={"dense": (0.0003, 0.003), "matrices": (0.003, 0.03), "tensors": (0.03, 0.3)},
+    superlora_divided=True,
     methods={
         "linear": {"epochs": 100, "batch_size": 64, "learning_rate": 1e-2, "head_learning_rate": 1e-2},
         **baselines(epochs=6, learning_rate=1e-3),
@@ -299,6 +305,7 @@ GPU = replace(
     vtab_folders=False,
     superlora=PAPER.superlora | {"head_learning_rate": 0.001, "one_cycle": {"steps": 5000, "head_epochs": 10}},
     superlora_rates=CPU.superlora_rates,
+    superlora_divided=True,
 )
 
 SMOKE = replace(
@@ -343,7 +350,7 @@ SMOKE = replace(
         "one_cycle": {"steps": 4, "head_epochs": 2, "test": 32},
     },
     superlora_tasks={"trained": ("gratings",), "frozen": ("gratings",)},
-    superlora_rates=(0.01, 0.05),
+    superlora_rates={"dense": (0.01, 0.05), "matrices": (0.01, 0.05), "tensors": (0.01, 0.05)},
     superlora_settings=("dense", "dense rho=0.1", "LoRA r=1", "LoRA r=3", "2D fold G=1 r=4", "3D r=3", "5D r=4"),
     parameters={"rounds": 1, "batch": 8, "side": 3},  # nothing that it times is read
     methods={},

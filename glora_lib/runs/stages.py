@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from glora_lib.data.task import Images
@@ -32,6 +33,7 @@ from glora_lib.training.steps import one_cycle
 
 Outcome = tuple[dict, nn.Module]
 RANDOM_SUBNETS = 3  # random subnets that are measured on test beside the one that was found
+FITTED: dict[str, dict] = {}  # the head that `_fit_head` fitted last, by what it depends on
 SUPERNETS = ("glora", "glora_random", "glora_largest", "glora_oracle")  # whose training is one supernet's, for all of them
 
 
@@ -83,9 +85,7 @@ def fixed(run: Run, recipe: Profile, model, task) -> Outcome:
     "frozen" for one that is not trained after that; `test`, how many of the test images are measured.
     """
     if "head_epochs" in recipe.one_cycle:
-        short = replace(run.profile.for_method("linear"), epochs=recipe.one_cycle["head_epochs"], warmup_epochs=0)
-        METHODS["linear"](model).to(device())
-        train(model.get_classifier(), features(model, task.train), short, seed=run.seed)
+        _fit_head(run, recipe, model, task)
     net = adapted(run, recipe, model)
     if recipe.one_cycle.get("head") == "frozen":
         for parameter in head_parameters(net).values():
@@ -186,6 +186,19 @@ STAGES: dict[str, Callable[..., Outcome]] = dict.fromkeys(METHODS, fixed) | {
     "glora_fixed": fixed,
     "supernet": supernet,
 }
+
+
+def _fit_head(run: Run, recipe: Profile, model, task) -> None:
+    """Fit the head as a linear probe does. The last fit is kept in `FITTED`: a grid's settings start from the same head."""
+    short = replace(run.profile.for_method("linear"), epochs=recipe.one_cycle["head_epochs"], warmup_epochs=0)
+    METHODS["linear"](model).to(device())
+    key = repr((belonging(model, task.train), short, run.seed, device()))
+    if key not in FITTED:
+        train(model.get_classifier(), features(model, task.train), short, seed=run.seed)
+        FITTED.clear()
+        FITTED[key] = copy.deepcopy(model.get_classifier().state_dict())
+    model.get_classifier().load_state_dict(FITTED[key])
+    torch.manual_seed(run.seed)  # as `train` leaves it, so that what follows draws the same after a fit and after none
 
 
 def _train_alone(net, run: Run, recipe: Profile, task) -> Outcome:

@@ -1,9 +1,9 @@
 """SuperLoRA's points of Fig. 5 and 6: many settings of one recipe, by name, each at the same rates.
 
 A name says what varies: "2D fold G=1 r=4" is M = 2 with one group, reshaped; "dense rho=0.1" is projected by Fastfood. The
-settings were listed before any was run. The peak of the learning rate is chosen for each setting by one rule: of three, the one
-with the best validation accuracy at the first seed. Settings in `REPEATED` have every seed of the profile at that rate, the
-others the first seed alone. No single rate serves all: what dense changes need, low ranks hardly move at.
+settings were listed before any was run. The peak of the learning rate is chosen for each setting by one rule: of its kind's in
+the profile, the one with the best validation accuracy at the first seed. Settings in `REPEATED` have every seed of the profile
+at that rate, the others the first seed alone. No single rate serves all: what dense changes need, low ranks hardly move at.
 """
 
 from dataclasses import replace
@@ -81,16 +81,30 @@ def named(label: str) -> tuple[str, float]:
     return name.replace("_", " "), float(rate)
 
 
+def kind(name: str) -> str:
+    """Return the kind of a setting's unit: "dense", "matrices" (M = 2, or a product of such), or "tensors" (M > 2)."""
+    preset, _ = SETTINGS[name]
+    return {"dense": "dense", "lorta": "tensors"}.get(preset, "matrices")
+
+
+def rates_of(name: str, profile: Profile) -> tuple[float, ...]:
+    """Return the rates that a setting is compared at: its kind's, divided by rho where the profile says so.
+
+    Behind a projection a step of the same rate moves rho times as far (`superlora.projection`).
+    """
+    ratio = SETTINGS[name][1].get("ratio", 1.0) if profile.superlora_divided else 1.0
+    return tuple(float(f"{rate / ratio:g}") for rate in profile.superlora_rates[kind(name)])
+
+
 def names(profile: Profile) -> list[str]:
     """Return the settings of a profile, those that are repeated first."""
     return sorted(profile.superlora_settings or SETTINGS, key=lambda name: name not in REPEATED)
 
 
 def rates(task: str, profile: Profile, head: str = "trained") -> list[Run]:
-    """Return every setting at every rate with the first seed."""
-    return [
-        run(name, rate, task, profile, profile.seeds[0], head) for name in names(profile) for rate in profile.superlora_rates
-    ]
+    """Return every setting at every rate of its own with the first seed."""
+    first = profile.seeds[0]
+    return [run(name, rate, task, profile, first, head) for name in names(profile) for rate in rates_of(name, profile)]
 
 
 def repeats(task: str, profile: Profile, head: str, best: dict[str, float]) -> list[Run]:
