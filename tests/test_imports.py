@@ -18,7 +18,7 @@ ROOMS = {
     "backbones": {"runs.paths", "training"},
     "data": {"backbones", "runs.paths", "runs.profile", "training"},
     "glora": {"training"},
-    "superlora": {"glora"},
+    "superlora": {"glora", "training"},
     "methods": {"glora", "superlora", "training"},
     "runs": {"backbones", "data", "glora", "methods", "runs.paths", "runs.profile", "superlora", "training"},
     "measures": {"backbones", "data", "glora", "methods", "runs.paths", "runs", "runs.profile", "superlora", "training"},

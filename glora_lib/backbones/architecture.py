@@ -7,6 +7,8 @@ from torch import nn
 
 from glora_lib.backbones.files import BackboneError
 
+PATCH = 4  # pixels from which on a stride is that of patches: smaller ones are a ConvNet's, which does without a last row
+
 
 def create(name: str, classes: int, image_size: int | None, drop_path: float, seed: int) -> nn.Module:
     """Return the architecture with random weights, fixed by `seed`, for square images of `image_size` pixels.
@@ -16,6 +18,8 @@ def create(name: str, classes: int, image_size: int | None, drop_path: float, se
     """
     import timm  # slow to import, and the rest of the library does without
 
+    if image_size is not None and (isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1):
+        raise ValueError(f"image_size must be a number of pixels, not {image_size!r}")
     options = {"num_classes": classes, "drop_path_rate": drop_path}
     options |= {} if image_size is None else {"img_size": image_size}
     while True:
@@ -24,8 +28,8 @@ def create(name: str, classes: int, image_size: int | None, drop_path: float, se
             model = timm.create_model(name, pretrained=False, **options)
             break
         except TypeError as error:  # ConvNets take images of any size, and some know no stochastic depth
-            unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-            if unknown is None or unknown[1] not in ("img_size", "drop_path_rate"):
+            unknown = re.search(r"unexpected keyword argument.*\b(img_size|drop_path_rate)\b", str(error))
+            if unknown is None:
                 raise
             if options.pop(unknown[1]) and unknown[1] == "drop_path_rate":
                 raise BackboneError(f"{name} has no stochastic depth: drop_path must be 0, not {drop_path}") from error
@@ -33,8 +37,7 @@ def create(name: str, classes: int, image_size: int | None, drop_path: float, se
             raise _unsuited(name, image_size, error) from error
     if image_size is not None:
         refuse_lost_pixels(model, name, image_size)
-        if "img_size" not in options:
-            _try(model, name, image_size, classes)
+        _try(model, name, image_size, classes)  # some take the argument, and fail when they are called
     return model
 
 
@@ -43,10 +46,17 @@ def refuse_lost_pixels(model: nn.Module, name: str, image_size: int) -> None:
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d) and m.in_channels == 3), None)
     if first is None or getattr(getattr(model, "patch_embed", None), "dynamic_img_pad", False):
         return
-    patch = first.stride[0]
-    if tuple(first.kernel_size) == tuple(first.stride) and first.padding in (0, (0, 0), "valid") and image_size % patch:
-        fits = max(patch, image_size // patch * patch)
-        raise ValueError(f"{name} has patches of {patch} pixels; {image_size} is no multiple of {patch}, {fits} is")
+    kernel, stride, padding = first.kernel_size[0], first.stride[0], first.padding
+    if isinstance(padding, str) or (stride < PATCH and kernel != stride):
+        return
+    around = padding[0] if isinstance(padding, tuple) else padding
+    if (image_size + 2 * around - kernel) % stride > around:
+        fits = kernel - 2 * around + max(0, (image_size + 2 * around - kernel) // stride) * stride
+        patches = f"{kernel} pixels" if kernel == stride else f"{kernel} pixels, {stride} apart"
+        why = f"is no multiple of {kernel}" if kernel == stride else "leaves a border that none of them sees"
+        raise ValueError(
+            f"{name} has patches of {patches}; {image_size} {why}, {fits} {'is' if kernel == stride else 'does not'}"
+        )
 
 
 @torch.no_grad()

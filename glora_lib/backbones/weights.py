@@ -1,6 +1,8 @@
 """Weights of a timm architecture: out of a local file, in any form that timm reads, or from timm's own hub."""
 
 import inspect
+import math
+import pickle
 import sys
 from pathlib import Path
 
@@ -28,8 +30,12 @@ def from_file(model: nn.Module, name: str, path: Path) -> nn.Module:
         wrong = _fill(model, state)
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
-        if "weights_only" in reason:
+        if "Unsupported global" in reason:
             reason = "it holds more than tensors, a whole model perhaps; save its state_dict() alone"
+        elif "weights_only" in reason or isinstance(error, EOFError | KeyError | pickle.UnpicklingError):
+            reason = "it is damaged, or no file of weights"
+        elif "size mismatch" in reason:
+            reason += "; this architecture has no conversion to images of another size"
         raise BackboneError(f"{path.name} does not fit {name!r}: {reason}") from error
     if wrong:
         raise BackboneError(f"{path.name} does not fit {name!r}: {wrong}")
@@ -75,13 +81,37 @@ def _filtered(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, tor
     """Return the tensors as timm converts them for this model: older names, and the size of its images."""
     module = sys.modules[type(model).__module__]
     convert = getattr(module, "checkpoint_filter_fn", getattr(module, "_filter_fn", None))
-    if convert is None:
-        return state
-    return convert(state, model) if "model" in inspect.signature(convert).parameters else convert(state)
+    if convert is not None:
+        state = convert(state, model) if "model" in inspect.signature(convert).parameters else convert(state)
+    own = dict(model.named_parameters())
+    return {
+        name: _resampled(t, own[name], model) if name.endswith("pos_embed") and name in own else t for name, t in state.items()
+    }
+
+
+def _resampled(embedding: torch.Tensor, own: torch.Tensor, model: nn.Module) -> torch.Tensor:
+    """Return position embeddings (1, prefix + tokens, d) for the model's own number of tokens, where both are of squares."""
+    from timm.layers import resample_abs_pos_embed
+
+    if embedding.ndim != 3 or own.ndim != 3 or embedding.shape == own.shape or embedding.shape[::2] != own.shape[::2]:
+        return embedding
+    for prefix in (getattr(model, "num_prefix_tokens", 0), 0):  # a class token that joins later has no position
+        there, here = (math.isqrt(max(0, part.shape[1] - prefix)) for part in (embedding, own))
+        if there**2 + prefix == embedding.shape[1] and here**2 + prefix == own.shape[1]:
+            return resample_abs_pos_embed(embedding, [here, here], num_prefix_tokens=prefix)
+    return embedding
 
 
 def _fill(model: nn.Module, state: dict[str, torch.Tensor]) -> str:
-    """Load the tensors, the head's only if all of them fit; return what is wrong with them, "" for nothing."""
+    """Load the tensors, the head's only if all of them fit; return what is wrong with them, "" for nothing.
+
+    Raises ValueError, and loads nothing, for numbers that are not finite.
+    """
+    broken = [
+        key for key, t in state.items() if isinstance(t, torch.Tensor) and t.is_floating_point() and not t.isfinite().all()
+    ]
+    if broken:
+        raise ValueError(f"{broken[0]} has NaN or infinity, such as a training that failed leaves")
     own = model.state_dict()
     heads = tuple(f"{name}." for name in head_of(model))
     of_heads = [key for key in own if key.startswith(heads)] if heads else []

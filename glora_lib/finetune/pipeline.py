@@ -191,7 +191,7 @@ def _search(
 
     found = evolve(
         space, score=counted, seed=seed, shapes=net.shapes, checkpoint=out / "state" / "search.json", stop_early=True,
-        **recipe.evolution,
+        belongs=score.belongs, **recipe.evolution,
     )  # fmt: skip
     say(f"search: the best subnet of {len(found.ranking)} has {found.score:.1%} on val, {found.ties} are level with it")
     return found.best, time.perf_counter() - start

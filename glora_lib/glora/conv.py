@@ -9,6 +9,7 @@ The paper has no convolutions; on a kernel of 1 x 1 this is its linear layer at 
 
 from torch import nn
 
+from glora_lib.glora.plain import plain_parameters
 from glora_lib.glora.shaped import GLoRAShaped
 
 
@@ -23,4 +24,4 @@ class GLoRAConv2d(GLoRAShaped):
     @staticmethod
     def suits(module: nn.Module) -> bool:
         """Whether a module is a convolution of this kind that is not adapted yet."""
-        return isinstance(module, nn.Conv2d) and isinstance(module._parameters.get("weight"), nn.Parameter)
+        return isinstance(module, nn.Conv2d) and plain_parameters(module)

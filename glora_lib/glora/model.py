@@ -10,19 +10,22 @@ from torch import nn
 
 from glora_lib.glora.class_token import class_token_alone
 from glora_lib.glora.conv import GLoRAConv2d
-from glora_lib.glora.fusable import Fusable
+from glora_lib.glora.fusable import Fusable, StandIn
 from glora_lib.glora.layer import GLoRALinear, check_whole
 from glora_lib.glora.norm import GLoRANorm
 from glora_lib.glora.plain import (
     LeftOut,
     as_names,
     bias_apart,
+    check_rank,
+    check_ties,
     left_out,
     maps_left_out,
     matches,
     refuse_adapted,
     refuse_computed,
     say,
+    warn_headless,
 )
 from glora_lib.glora.space import Choice, Config, check_names
 from glora_lib.training.head import head_of
@@ -124,7 +127,7 @@ def adapt(
     *,
     layers: str | Collection[str] = ("linear",),
     skip: str | Collection[str] | None = None,
-    only: Collection[str] | None = None,
+    only: str | Collection[str] | None = None,
     train: str | Collection[str] | None = None,
     scale_broadcast: bool = False,
     gain_bias: bool = True,
@@ -161,17 +164,14 @@ def adapt(
     options |= {"skip": list(skip)} if skip else {}
     modules = dict(model.named_modules(remove_duplicate=False))
     if only is not None:
+        only = (only,) if isinstance(only, str) else tuple(only)
         if unknown := [name for name in only if name not in modules]:
             raise ValueError(f"no module is called {unknown[0]!r}; modules of this model: {', '.join([*modules][1:9])}, ...")
         options["only"] = list(only)
     if train is None:
         trained = [module for part in head_of(model).values() for module in part.modules()]
-        if not trained and not hasattr(model, "get_output_embeddings"):
-            warnings.warn(
-                f"{type(model).__name__} has no head that would be trained whole: name what takes its place (train=...), or "
-                "say train=() if nothing does",
-                stacklevel=2,
-            )
+        if not trained:
+            warn_headless(model, stacklevel=3)
     else:
         train = as_names(train, model)
         options["train"] = list(train)
@@ -187,14 +187,20 @@ def adapt(
     if not found:
         there = f"; there are: {say(left)}" if left else ""
         raise ValueError(f"no {' or '.join(kinds)} layer to adapt inside this {type(model).__name__}, skipping {skip}{there}")
-    _check_sizes_and_ties({name: module for name, (module, _) in found.items()}, trained, rank)
+    plain = {name: module for name, (module, _) in found.items()}
+    if rank > DEFAULT_RANK:  # which toys may have too
+        check_rank(rank, plain)
+    check_ties(model, plain, trained)
 
     made: dict[int, GLoRALinear] = {}  # by identity of the plain layer, since one may stand in several places
-    names = []
+    names, tied = [], {}
     for name, (module, layer) in found.items():
         if id(module) not in made:
             apart = bias_apart(modules[name.rpartition(".")[0]])
             made[id(module)] = layer(module, rank, scale_broadcast, gain_bias and not apart)
+            for own, part in (("W0", module.weight), ("b0", module.bias)):  # convolutions that share one go on sharing it
+                if part is not None:
+                    setattr(made[id(module)], own, tied.setdefault((id(part), own), getattr(made[id(module)], own)))
             names.append(name)
     if maps := maps_left_out(model, left):
         warnings.warn(f"left out of {type(model).__name__}, since their class is not adapted: {say(maps)}", stacklevel=2)
@@ -204,19 +210,6 @@ def adapt(
     for name, (module, _) in found.items():
         model.set_submodule(name, made[id(module)])
     return AdaptedModel(model, names, left, options)
-
-
-def _check_sizes_and_ties(found: dict[str, nn.Module], trained: Collection[nn.Module], rank: int) -> None:
-    """Raise a ValueError for a rank above every dimension, and for a weight that is to be trained and frozen at once."""
-    most = max(max(len(module.weight), module.weight[0].numel()) for module in found.values())
-    if rank > max(most, DEFAULT_RANK):  # which toys may have too
-        raise ValueError(f"rank {rank} is above every dimension of the layers, the largest of which is {most}")
-    whole = {id(p) for module in trained for p in module.parameters()}
-    for name, module in found.items():
-        if any(id(p) in whole for p in module.parameters()):
-            raise ValueError(
-                f"layer {name!r} shares a parameter with what is trained whole; skip the layer, or train it whole too"
-            )
 
 
 @contextmanager
@@ -240,9 +233,9 @@ def formed(net: AdaptedModel):
 def fuse(net: nn.Module) -> nn.Module:
     """Return a copy of the plain model in which every adapted layer is an ordinary one with the same function.
 
-    Works for every method; only modules of ours are fused, whatever other modules call `fuse`. `net` stays as it is. For GLoRA
-    the subnet in use is fused: the result has the classes of modules, parameter names and cost of the model before `adapt`, and
-    weights that were tied stay so where nothing was chosen. A UserWarning names a tie that is gone.
+    Works for every method; only modules of ours are fused, whatever other modules call `fuse`. `net` stays as it is. Weights
+    that were tied stay so where nothing changed them, and a UserWarning names a tie that is gone. For GLoRA the subnet in use
+    is fused: the result has the classes of modules, parameter names and cost of the model before `adapt`.
 
     Raises NotFusable for methods that cannot be fused, and ValueError for a result that is not finite.
     """
@@ -257,7 +250,7 @@ def fuse(net: nn.Module) -> nn.Module:
         if not isinstance(module, Fusable) or isinstance(module, AdaptedModel):
             continue
         fused[id(module)] = module.fuse()
-        if isinstance(module, GLoRALinear):
+        if isinstance(module, StandIn):
             _keep_ties(name, module, fused[id(module)], owners, memo)
     memo |= fused  # a layer that is replaced need not be copied first; the same layer in two places stays one
     for module in net.modules():
@@ -278,15 +271,16 @@ def _sound(tensor: torch.Tensor) -> bool:
     return bool(finite.all())
 
 
-def _keep_ties(name: str, layer: GLoRALinear, plain: nn.Module, owners: dict[int, list[str]], memo: dict) -> None:
+def _keep_ties(name: str, layer: StandIn, plain: nn.Module, owners: dict[int, list[str]], memo: dict) -> None:
     """Give the fused layer the parameters that it shares with others where they are unchanged; say where a tie is gone."""
-    for own, part, changed in (("W0", "weight", layer.choice.forms[:2]), ("b0", "bias", layer.choice.forms[2:])):
-        shared = getattr(layer, own)
-        if shared is None:
-            continue
-        if all(form == "none" for form in changed):
-            memo.setdefault(id(shared), getattr(plain, part))
-            setattr(plain, part, memo[id(shared)])
-            continue
-        if others := [other for other in owners[id(shared)] if other != name]:
-            warnings.warn(f"{name}.{part} of the fused model is its own, no longer that of {', '.join(others)}", stacklevel=3)
+    frozen = [(own.rpartition(".")[2], p) for own, p in layer.named_parameters() if not p.requires_grad]
+    for part, names in (("weight", ("W0", "weight")), ("bias", ("b0", "bias"))):
+        fused = getattr(plain, part, None)
+        for shared in [p for own, p in frozen if own in names and fused is not None and p.numel() == fused.numel()]:
+            others = [other for other in owners[id(shared)] if not f"{other}.".startswith(f"{name}.")]
+            if others and torch.equal(shared.view_as(fused), fused):
+                memo.setdefault(id(shared), fused)
+                setattr(plain, part, memo[id(shared)])
+            elif others:
+                where = ", ".join(others)
+                warnings.warn(f"{name}.{part} of the fused model is its own, no longer that of {where}", stacklevel=3)

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from glora_lib.glora.plain import plain_parameters
 from glora_lib.glora.shaped import GLoRAShaped
 from glora_lib.glora.space import Choice, forms
 
@@ -33,7 +34,7 @@ class GLoRANorm(GLoRAShaped):
     def suits(module: nn.Module) -> bool:
         """Whether a module is a normalisation with a scale that is not adapted yet."""
         known = isinstance(module, nn.LayerNorm | nn.GroupNorm | _BatchNorm)
-        return known and isinstance(module._parameters.get("weight"), nn.Parameter)
+        return known and plain_parameters(module)
 
     def use(self, choice: Choice) -> "GLoRANorm":
         """Choose the form of A, B, D and E; return the layer. LoRA, and a C other than none, are a ValueError."""

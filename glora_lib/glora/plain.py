@@ -1,5 +1,6 @@
 """What stands in the way of adapting a model, and what adapting it leaves out: asked before anything is changed."""
 
+import warnings
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
@@ -31,16 +32,17 @@ def refuse_adapted(model: nn.Module) -> None:
 
 
 def refuse_computed(modules: Mapping[str, nn.Module]) -> None:
-    """Raise a ValueError for a layer that would not stay what it is if its weight were taken: one that computes its weight.
+    """Raise a ValueError for a layer that would not stay what it is if its weight were taken: one that computes it or the bias.
 
     So do weight norm, spectral norm and pruning by hooks. A layer whose `forward` was replaced is refused too.
     """
     for name, module in modules.items():
-        if "weight" in vars(module):  # a plain tensor, not a parameter
-            raise ValueError(
-                f"layer {name!r} computes its weight, by weight norm or the like; make it a parameter before "
-                f"(torch.nn.utils.remove_weight_norm), or skip the layer"
-            )
+        for part in ("weight", "bias"):
+            if part in vars(module):  # a plain tensor, not a parameter
+                raise ValueError(
+                    f"layer {name!r} computes its {part}, by weight norm or the like; make it a parameter before "
+                    f"(torch.nn.utils.remove_weight_norm), or skip the layer"
+                )
         if "forward" in vars(module):
             raise ValueError(f"layer {name!r} has a `forward` of its own on the instance, which would be lost; skip the layer")
 
@@ -55,14 +57,56 @@ def matches(name: str, patterns: Collection[str]) -> bool:
     return any(f".{pattern}." in f".{name}." for pattern in patterns)
 
 
+def check_rank(rank: int, layers: Mapping[str, nn.Module]) -> None:
+    """Raise a ValueError for a rank above every dimension."""
+    most = max(max(len(layer.weight), layer.weight[0].numel()) for layer in layers.values())
+    if rank > most:
+        raise ValueError(f"rank {rank} is above every dimension of the layers, the largest of which is {most}")
+
+
+def check_ties(model: nn.Module, layers: Mapping[str, nn.Module], trained: Iterable[nn.Module]) -> None:
+    """Raise a ValueError for a parameter that is to be trained and frozen at once, and for a tie that would be lost."""
+    whole = {id(p) for module in trained for p in module.parameters()}
+    adapted = {id(layer) for layer in layers.values()}
+    others = {id(p): name for name, m in model.named_modules() if id(m) not in adapted for p in m._parameters.values()}
+    for name, layer in layers.items():
+        if any(id(p) in whole for p in layer.parameters()):
+            raise ValueError(
+                f"layer {name!r} shares a parameter with what is trained whole; skip the layer, or train it whole too"
+            )
+        lost = [others[id(p)] for p in layer.parameters() if id(p) in others]
+        if lost and not isinstance(layer, nn.Linear):  # whose weight is taken in another shape
+            raise ValueError(f"layer {name!r} shares a parameter with {lost[0]!r}, which is not adapted; skip the layer")
+
+
+def plain_parameters(module: nn.Module) -> bool:
+    """Whether a layer's weight is a parameter, and its bias one or none: parametrizations compute them from others."""
+    return isinstance(module._parameters.get("weight"), nn.Parameter) and "bias" in module._parameters
+
+
 def as_names(names: str | Collection[str], model: nn.Module) -> tuple[str, ...]:
     """Return names as a tuple, a single one too; a ValueError says which of them no module of the model has."""
     names = (names,) if isinstance(names, str) else tuple(names)
     known = [name for name, _ in model.named_modules(remove_duplicate=False)]
     for name in names:
-        if not any(matches(other, (name,)) for other in known):
+        if not name or not any(matches(other, (name,)) for other in known):
             raise ValueError(f"no module is called {name!r}; modules of this model: {', '.join(known[1:9])}, ...")
     return names
+
+
+def warn_headless(model: nn.Module, stacklevel: int) -> None:
+    """Warn that a model has no head to train whole; a language model's output layer is none and is not missed."""
+    ask = getattr(model, "get_output_embeddings", None)
+    try:
+        answers = ask is not None and ask() is not None
+    except NotImplementedError:
+        answers = False
+    if not answers:
+        warnings.warn(
+            f"{type(model).__name__} has no head that would be trained whole: name what takes its place (train=...), or "
+            "say train=() if nothing does",
+            stacklevel=stacklevel,
+        )
 
 
 def left_out(model: nn.Module, taken: Collection[int]) -> list[LeftOut]:

@@ -13,7 +13,8 @@ from glora_lib.glora.class_token import class_token_alone
 from glora_lib.glora.generation import Generation
 from glora_lib.glora.model import AdaptedModel, formed
 from glora_lib.glora.space import Config, Space
-from glora_lib.training.batch import autocast, logits
+from glora_lib.training.batch import autocast, check_labels, logits
+from glora_lib.training.checkpoint import belonging
 from glora_lib.training.loop import at, check_finite
 
 
@@ -42,6 +43,11 @@ class Score:
         self.asked = torch.zeros(len(data))  # and how often it was shown
         self.images_seen = 0
         self.generation: Generation | None = None  # the supernet with masks, once it was asked for
+
+    @property
+    def belongs(self) -> str:
+        """What the scores belong to, for a search's checkpoint: the images and the weights as they are."""
+        return str(belonging(self.net, self.data, trained=True))
 
     @torch.no_grad()
     def __call__(self, config: Config, floor: float | None = None) -> float | None:
@@ -80,6 +86,7 @@ class Score:
             part += [part[0]] * (together - len(part) if self.device.type == "cuda" else 0)  # a graph for each shape
             out = self.generation(part, images)
             check_finite(out.isfinite().all(-1).all(-1))
+            check_labels(labels, out.shape[-1])
             right += (out.argmax(-1) == labels).double().mean(-1).tolist()[: len(configs) - start]
         self.images_seen += len(configs) * len(labels)
         return right
@@ -100,5 +107,7 @@ class Score:
         images, labels = self.data[places.tolist()]
         with autocast(self.dtype, self.device):
             out = logits(self.net, images.to(self.device))
+        if self.device.type == "cpu":  # a GPU would be waited for
+            check_labels(labels, out.shape[1])
         check_finite(out.isfinite().all(-1))
         return (out.argmax(-1) != labels.to(self.device)).cpu()

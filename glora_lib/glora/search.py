@@ -92,20 +92,26 @@ def evolve(
             score: the search takes the same path and finds the same. The random start is scored whole, as a sample.
         checkpoint: a JSON file that the search goes on from if it exists, written after every generation.
             The result is the same as that of a search that was never interrupted.
-        belongs: names what the scores belong to (weights, images); a checkpoint of another name is refused.
+        belongs: names what the scores belong to (weights, images); a checkpoint of another name is refused. Without it, what
+            `score` itself says of that (its attribute `belongs`, which `Score` has).
 
     Raises ValueError for a limit under which random configurations are not found, for settings that do not add up, and for a
     checkpoint that is damaged or of another search; OutOfTime after a generation that was kept when the deadline has passed.
     """
     if (score is None) == (score_all is None):
         raise ValueError("give either `score`, for one configuration, or `score_all`, for the configurations of a generation")
+    counts = (population, parents, mutations, crossovers, generations, seed)
+    if any(isinstance(value, bool) or not isinstance(value, int) for value in counts):
+        raise ValueError(f"population, parents, mutations, crossovers, generations and seed must be integers; got {counts}")
     if not 1 <= parents <= population or mutations + crossovers > population:
         raise ValueError(f"need 1 <= parents ({parents}) <= population and mutations + crossovers <= population ({population})")
-    if generations < 0 or min(mutations, crossovers) < 0 or not 0 <= probability <= 1 or not isinstance(seed, int):
+    if generations < 0 or min(mutations, crossovers) < 0 or not 0 <= probability <= 1:
         raise ValueError(
-            "need generations, mutations and crossovers of 0 or more, a probability between 0 and 1, a whole number as seed; "
-            f"got {generations}, {mutations}, {crossovers}, {probability} and {seed!r}"
+            "need generations, mutations and crossovers of 0 or more, and a probability between 0 and 1; "
+            f"got {generations}, {mutations}, {crossovers} and {probability}"
         )
+    if checkpoint is not None:
+        belongs = belongs or getattr(score or score_all, "belongs", "")
     shapes = shapes or dict.fromkeys(space.layer_names, (768, 768))
     rng = random.Random(seed)
     settings = [space.layer_names, space.ranks, seed, population, parents, mutations, crossovers, probability, limit]

@@ -97,6 +97,8 @@ class Space:
     """
 
     def __init__(self, layer_names: Iterable[str], ranks: Iterable[int] = (8,), kinds: Mapping[str, str] | None = None):
+        if isinstance(layer_names, str):
+            raise ValueError(f"layer_names must be several names, as in ({layer_names!r},); got {layer_names!r}")
         self.layer_names = tuple(layer_names)
         self.ranks = tuple(ranks)
         self.kinds = {name: (kinds or {}).get(name, "linear") for name in self.layer_names}

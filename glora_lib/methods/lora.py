@@ -6,6 +6,8 @@ PETL-ViT: `down` as Kaiming's, `up` at zero, dropout of 0.1 on the branch's inpu
 (GLoRA's B starts as Xavier's, without dropout.)
 """
 
+import warnings
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -13,11 +15,12 @@ from torch import Tensor, nn
 
 from glora_lib.glora.fusable import StandIn
 from glora_lib.glora.layer import check_whole
-from glora_lib.glora.plain import refuse_adapted, refuse_computed
+from glora_lib.glora.plain import left_out, maps_left_out, plain_parameters, refuse_adapted, refuse_computed, say
 from glora_lib.methods.fast_lora import lora_linear
 from glora_lib.methods.locon import LoConv2d
-from glora_lib.methods.vit import check_rank, freeze, fused_layer, layers, linears
+from glora_lib.methods.vit import check_rank, freeze, fused_layer, layers, linears, replace
 from glora_lib.training.dropout import Dropout
+from glora_lib.training.head import head_of
 
 PLACEMENTS = ("all", "qkv", "qv", "conv")
 
@@ -45,21 +48,27 @@ def lora(model: nn.Module, rank: int = 8, placement: str = "all", scale: float =
         raise ValueError(
             f"{found[odd[0]].out_features} outputs of {odd[0]!r} are no fused queries, keys and values of equal width"
         )
+    left = left_out(model, {id(part) for layer in (*found.values(), *head_of(model).values()) for part in layer.modules()})
+    if placement == "all" and (maps := maps_left_out(model, left)):
+        warnings.warn(f"left out of {type(model).__name__}, since their class is not adapted: {say(maps)}", stacklevel=2)
     freeze(model)
-    for name, layer in found.items():
-        model.set_submodule(name, LoRALinear(layer, rank, scale, dropout, apart=placement == "qv"))
+    replace(model, {id(layer): LoRALinear(layer, rank, scale, dropout, placement == "qv") for layer in found.values()})
     return model
 
 
 def _in_convolutions(model: nn.Module, rank: int, scale: float) -> nn.Module:
+    check_whole(rank, "rank")
     found = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)}
+    refuse_computed(found)
+    if computed := [name for name, layer in found.items() if not plain_parameters(layer)]:
+        raise ValueError(
+            f"layer {computed[0]!r} is parametrized: its weight or bias is computed; make it a parameter before "
+            "(torch.nn.utils.parametrize.remove_parametrizations)"
+        )
     if not found:
         raise ValueError(f"no convolution to adapt inside this {type(model).__name__}")
-    check_whole(rank, "rank")
-    refuse_computed(found)
     freeze(model)
-    for name, layer in found.items():
-        model.set_submodule(name, LoConv2d(layer, rank, scale))
+    replace(model, {id(layer): LoConv2d(layer, rank, scale) for layer in found.values()})
     return model
 
 

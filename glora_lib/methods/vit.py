@@ -78,6 +78,13 @@ def linears(model: nn.Module) -> dict[str, nn.Linear]:
     return found
 
 
+def replace(model: nn.Module, made: Mapping[int, nn.Module]) -> None:
+    """Put modules into the places of those with these identities, of one that stands in several places into all of them."""
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if id(module) in made:
+            model.set_submodule(name, made[id(module)])
+
+
 def refuse_deaf(model: nn.Module, found: Mapping[str, nn.Module], what: str) -> None:
     """Raise a ValueError for a layer whose bias the model does not read, where a method would add one: it had no effect."""
     for name in found:

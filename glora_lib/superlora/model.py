@@ -54,6 +54,12 @@ class SuperLoRAModel(Fusable):
         return weights
 
     def forward(self, *args, **kwargs):
+        """Raise a ValueError for gradient checkpointing: a block that is computed again would find its own weights, W0."""
+        if torch.is_grad_enabled() and (names := _checkpointed(self.model)):
+            raise ValueError(
+                f"{names[0]} keeps no activations but is computed again in the backward pass, without the changed weights; "
+                "turn gradient checkpointing off"
+            )
         with torch.autocast(next(self.groups.parameters()).device.type, enabled=False):
             weights = self.weights()  # in the precision of W0, whatever the model computes in
         return functional_call(self.model, weights, args, kwargs)
@@ -84,6 +90,12 @@ class SuperLoRAModel(Fusable):
                 }
             )
         return rows
+
+
+def _checkpointed(model: nn.Module) -> list[str]:
+    """Return the modules whose gradient checkpointing is on, as timm's and transformers' models say it."""
+    flags = ("grad_checkpointing", "gradient_checkpointing")
+    return [name or type(m).__name__ for name, m in model.named_modules() if any(getattr(m, flag, False) for flag in flags)]
 
 
 def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:

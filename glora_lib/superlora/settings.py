@@ -7,15 +7,18 @@ net = SuperLoRA.lorta(r=4, order=3, groups=1).adapt(model, queries_and_values(sh
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from math import ceil, prod
+from math import ceil, isfinite, prod
 
 from torch import Tensor, nn
 
+from glora_lib.glora.layer import check_whole
+from glora_lib.glora.plain import as_names, matches, refuse_adapted, refuse_computed, warn_headless
 from glora_lib.superlora import units
 from glora_lib.superlora.fold import exact, fold, given
 from glora_lib.superlora.grouping import Grouping, Part, Stretch
 from glora_lib.superlora.model import Group, SuperLoRAModel, shapes_of
 from glora_lib.superlora.projection import projection
+from glora_lib.training.head import head_of
 
 Shape = str | tuple[int, ...] | list[int]  # a list is what JSON gives
 
@@ -42,8 +45,15 @@ class SuperLoRA:
     scale: float = 1.0  # before dW; LoRA's alpha / r
 
     def __post_init__(self):
-        if self.order < 1 or self.splits < 1:
-            raise ValueError(f"order {self.order} and splits {self.splits} must be at least 1")
+        for name in ("order", "splits"):
+            check_whole(getattr(self, name), name)
+        for name in ("r", "side", "left_r", "seed"):
+            if getattr(self, name) is not None:
+                check_whole(getattr(self, name), name, least=None if name == "seed" else 1)
+        for name in ("ratio", "scale"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+                raise ValueError(f"{name} must be a finite number, not {value!r}")
         if not 0 < self.ratio <= 1:
             raise ValueError(f"ratio {self.ratio} is not in (0, 1]")
         if self.ratio < 1 and self.projection != "fastfood":
@@ -90,7 +100,7 @@ class SuperLoRA:
     @classmethod
     def lotr(cls, r: int = 8, groups: int | str = 1, **options) -> "SuperLoRA":
         """Return G = 1, M = 3: LoTR, U C_i V for each weight with U and V shared; its authors divide by r, so does `scale`."""
-        options = {"scale": 1 / r if r else 1.0} | options
+        options = {"scale": 1 / r if isinstance(r, int) and r else 1.0} | options
         return cls(order=3, r=r, core="matrices", groups=groups, **options)
 
     @classmethod
@@ -163,9 +173,17 @@ class SuperLoRA:
     def on(self, model: nn.Module, parts: Sequence[Part]) -> SuperLoRAModel:
         """Return `model` with these parts of its weights changed as this setting says, by nothing at first; nothing is frozen.
 
-        Raises ValueError for a part that the model has not, and for a group that cannot have this setting's shape or rank.
+        Raises ValueError for a part that the model has not, for a group that cannot have this setting's shape or rank, for a
+        model that is adapted already, and for a layer that computes its weight or shares it with another.
         """
+        refuse_adapted(model)
         grouping = Grouping(parts, shapes_of(model), self.groups)
+        changed = {part.module: model.get_submodule(part.module) for part in grouping.parts}
+        refuse_computed(changed)
+        for name, module in changed.items():
+            others = [other for other, m in model.named_modules() if any(p is module.weight for p in m._parameters.values())]
+            if len(others) > 1:
+                raise ValueError(f"{' and '.join(others)} share one weight, which cannot be changed for {name!r} alone")
         like = model.get_submodule(grouping.parts[0].module).weight.detach()
         made = []
         for number, group in enumerate(grouping.stretches):
@@ -174,18 +192,25 @@ class SuperLoRA:
             made.append(Group(self.unit(group, like), F, self.numbers(group)))
         return SuperLoRAModel(model, grouping, made, self.scale)
 
-    def adapt(self, model: nn.Module, parts: Sequence[Part], train: Collection[str] = ("head",)) -> SuperLoRAModel:
+    def adapt(self, model: nn.Module, parts: Sequence[Part], train: str | Collection[str] | None = None) -> SuperLoRAModel:
         """Return what `on` does, with the model frozen.
 
         Args:
             parts: what is adapted, in order; `queries_and_values` finds those of the paper.
-            train: names of modules that are trained whole, whole names or last parts.
+            train: names of modules that are trained whole, whole names or last parts; by default the head, by
+                `training.head.head_of`. A UserWarning says where there is none; () is for training nothing whole.
         """
+        if train is None:
+            whole = list(head_of(model).values())
+            if not whole:
+                warn_headless(model, stacklevel=3)
+        else:
+            names = as_names(train, model)
+            whole = [module for name, module in model.named_modules() if name and matches(name, names)]
         net = self.on(model, parts)
         model.requires_grad_(False)
-        for name, module in model.named_modules():
-            if name in train or name.rpartition(".")[2] in train:
-                module.requires_grad_(True)
+        for module in whole:
+            module.requires_grad_(True)
         return net
 
 

@@ -126,6 +126,8 @@ def full(out: Tensor) -> Tensor:
 
 def check_labels(labels: Tensor, classes: int) -> None:
     """Raise a TrainingError for a label that the model has no output for."""
+    if labels.is_floating_point():
+        raise TrainingError(f"labels must be whole numbers, not {labels.dtype}; convert them: labels.long()")
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         wrong = labels[(labels < 0) | (labels >= classes)][0]
         raise TrainingError(

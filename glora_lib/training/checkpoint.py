@@ -11,17 +11,20 @@ from torch.utils.data import Dataset
 
 from glora_lib.training.batch import TrainingError
 from glora_lib.training.files import replacing
+from glora_lib.training.wrappers import plain_name
 
 KEYS = ("settings", "belongs", "parameters", "buffers", "optimizer", "order", "torch", "device", "draw", "history")
 SAMPLED = 2**16  # numbers of a tensor that enter a fingerprint
+OPTIONS = ("scale", "scale_broadcast", "groups", "p", "drop_prob", "eps", "momentum")  # of modules, which no tensor shows
 
 
 def belonging(model: nn.Module, data: Dataset, trained: bool = False) -> dict[str, str]:
-    """Return fingerprints of what a training belongs to: the data (labels and three examples) and the frozen weights.
+    """Return fingerprints of what a training belongs to: the data, the frozen weights, and the options of modules.
 
-    With `trained` the weights that are trained count, too: what a search belongs to.
+    Of the data labels and three examples count, and the sum of each picture that is in memory. With `trained` the weights that
+    are trained count, too: what a search belongs to.
     """
-    return {"data": _data(data), "frozen weights": _weights(model, trained)}
+    return {"data": _data(data), "frozen weights": _weights(model, trained), "options": _options(model)}
 
 
 def save(path: Path, *, settings, belongs, trained, buffers, optimizer, order, draw, history, device: Tensor | None) -> None:
@@ -59,8 +62,17 @@ def load(path: Path, settings: dict, belongs: dict[str, str], keys: Sequence[str
     """Return what `save` wrote, on the processor. TrainingError for a file that is damaged, no checkpoint, or another's."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+    except OSError as error:
+        if Path(path).is_file() and isinstance(error, PermissionError):
+            raise TrainingError(f"the checkpoint {path} may not be read ({error}); mend its permissions") from error
+        if not Path(path).is_file():
+            raise TrainingError(f"the checkpoint {path} is no file ({error}); name another") from error
         raise TrainingError(f"the checkpoint {path} cannot be read ({error}); delete it to start again") from error
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or "it is empty"
+        if "weights_only" in reason:  # torch's advice to read the file without checks is none for a damaged one
+            reason = "it is damaged, or no file of torch's"
+        raise TrainingError(f"the checkpoint {path} cannot be read ({reason}); delete it to start again") from error
     if not isinstance(state, dict) or not {"settings", "belongs", *keys} <= set(state):
         lacks = sorted({"settings", "belongs", *keys} - set(state)) if isinstance(state, dict) else "everything"
         raise TrainingError(f"{path} is no checkpoint of a training of this version: it lacks {lacks}; name another file")
@@ -113,7 +125,9 @@ def restore(
 def _data(data: Dataset) -> str:
     digest = hashlib.sha256(str(len(data)).encode())
     places = sorted({0, len(data) // 2, len(data) - 1}) if len(data) else []
-    labels = getattr(data, "labels", None)
+    labels, raw = getattr(data, "labels", None), getattr(data, "raw", None)
+    if isinstance(raw, Tensor) and raw.numel():
+        digest.update(_bytes(raw.flatten(1).sum(1, dtype=torch.int64)))
     for tensor in ([] if labels is None else [labels]) + ([*data[places]] if places else []):
         digest.update(_bytes(torch.as_tensor(tensor)))
     return digest.hexdigest()[:16]
@@ -125,6 +139,16 @@ def _weights(model: nn.Module, trained: bool) -> str:
         numbers = tensor.detach().flatten()
         digest.update(str(tuple(tensor.shape)).encode() + _bytes(numbers[:: max(1, numbers.numel() // SAMPLED)]))
     return digest.hexdigest()[:16]
+
+
+def _options(model: nn.Module) -> str:
+    found = [
+        f"{plain_name(model, name)}.{option} {vars(module)[option]!r}"
+        for name, module in model.named_modules()
+        for option in OPTIONS
+        if isinstance(vars(module).get(option), bool | int | float)
+    ]
+    return hashlib.sha256("\n".join(found).encode()).hexdigest()[:16]
 
 
 def _bytes(tensor: Tensor) -> bytes:

@@ -16,7 +16,10 @@ ANYWHERE = (
     ("qa_outputs",),
 )
 # deeper inside they name other things
-AT_THE_TOP = (("classification_head",), ("logits_proj",), ("score",), ("fc",), ("last_linear",), ("classif",))
+AT_THE_TOP = (
+    *(("classification_head",), ("logits_proj",), ("score",), ("fc",), ("last_linear",), ("classif",)),
+    ("sequence_summary",),  # a pooler in models that have one of the others
+)
 
 
 def head_of(model: nn.Module) -> dict[str, nn.Module]:

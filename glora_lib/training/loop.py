@@ -17,7 +17,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, S
 
 from glora_lib.training import checkpoint as checkpoints
 from glora_lib.training import deadline
-from glora_lib.training.batch import BatchNorm, Gradients, TrainingError, autocast, logits
+from glora_lib.training.batch import BatchNorm, Gradients, TrainingError, autocast, check_labels, logits
 from glora_lib.training.device import generator_state
 from glora_lib.training.graph import Graphed
 from glora_lib.training.head import head_parameters
@@ -159,8 +159,10 @@ def _check(loss: float, epoch: int, number: int, optimizer, checkpoint) -> None:
 def at(data: Dataset, device: torch.device) -> Dataset:
     """Return the data where the model is: on a GPU, data that can move (`to`) are moved once instead of batch by batch.
 
-    Raises TrainingError for data that give no batch for a list of indices.
+    Raises TrainingError for data without examples, and for data that give no batch for a list of indices.
     """
+    if not len(data):
+        raise TrainingError("the data have no examples; look at how they were split")
     if not hasattr(data, "labels"):
         try:
             images, labels = data[[0]]
@@ -208,16 +210,28 @@ def schedule(epoch: float, recipe) -> float:
 
 @torch.no_grad()
 def accuracy(model: nn.Module, data: Dataset, *, batch_size: int = 250, dtype: str = "float32") -> float:
-    """Return the top-1 accuracy of `model` on all of `data`, between 0 and 1, in evaluation mode; raises as `predict`."""
-    return float((predict(model, data, batch_size=batch_size, dtype=dtype) == _labels(data, batch_size)).double().mean())
+    """Return the top-1 accuracy of `model` on all of `data`, between 0 and 1, in evaluation mode.
+
+    Raises as `predict`, and TrainingError for a label that the model has no output for.
+    """
+    classes, outputs = _answers(model, data, batch_size, dtype)
+    labels = _labels(data, batch_size)
+    check_labels(labels, outputs)
+    return float((classes == labels.cpu()).double().mean())
 
 
 @torch.no_grad()
 def predict(model: nn.Module, data: Dataset, *, batch_size: int = 250, dtype: str = "float32") -> Tensor:
     """Return the predicted class of every example, (N,) int64 on the processor, in evaluation mode.
 
-    Raises TrainingError for outputs that are not finite, which have no largest class, and for a model that returns no logits.
+    Raises TrainingError for outputs that are not finite, which have no largest class, for a model that returns no logits, and
+    for data without examples.
     """
+    return _answers(model, data, batch_size, dtype)[0]
+
+
+def _answers(model: nn.Module, data: Dataset, batch_size: int, dtype: str) -> tuple[Tensor, int]:
+    """Return what `predict` does, and how many classes the model has."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
@@ -231,7 +245,7 @@ def predict(model: nn.Module, data: Dataset, *, batch_size: int = 250, dtype: st
     finally:
         model.train(was_training)
     check_finite(torch.cat(finite))
-    return torch.cat(classes).cpu()
+    return torch.cat(classes).cpu(), out.shape[1]
 
 
 def check_finite(finite: Tensor) -> None:

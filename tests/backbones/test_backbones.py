@@ -8,8 +8,10 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
+from torch import nn
 
 from glora_lib.backbones import PACKAGED, PACKAGED_LABEL, BackboneError, label, load_backbone, packaged, weights_sha256
+from glora_lib.backbones.architecture import create
 from glora_lib.glora.model import adapt
 
 
@@ -329,6 +331,23 @@ def test_position_embeddings_of_files_are_resampled_as_timm_does(tmp_path, suffi
     assert torch.equal(model.blocks[3].mlp.fc1.weight, source.blocks[3].mlp.fc1.weight)
 
 
+def test_positions_of_an_architecture_that_timm_does_not_convert_are_resampled_too(tmp_path):
+    torch.manual_seed(0)
+    source = timm.create_model("cait_xxs24_224", img_size=64)  # its class token has no position
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    model = load_backbone("cait_xxs24_224", classes=5, image_size=32, weights=str(tmp_path / "w.pth"))
+    expected = resample_abs_pos_embed(source.pos_embed, [2, 2], num_prefix_tokens=0)
+    torch.testing.assert_close(model.pos_embed, expected)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    state = timm.create_model("test_vit").state_dict()
+    state["blocks.2.mlp.fc1.bias"][0] = torch.nan
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(BackboneError, match=r"w.pth does not fit 'test_vit': blocks.2.mlp.fc1.bias has NaN or infinity"):
+        load_backbone("test_vit", classes=5, weights=str(tmp_path / "w.pth"))
+
+
 @pytest.mark.parametrize("change", ["extra", "missing", "shape"])
 def test_a_file_that_fits_but_for_one_tensor_is_refused(tmp_path, change):
     state = timm.create_model("test_vit", num_classes=1000, img_size=32).state_dict()
@@ -362,6 +381,9 @@ def test_a_whole_model_in_a_file_is_told_apart(tmp_path):
     torch.save(timm.create_model("test_vit"), tmp_path / "w.pth")
     with pytest.raises(BackboneError, match=r"holds more than tensors, a whole model perhaps; save its state_dict\(\) alone"):
         load_backbone("test_vit", classes=5, weights=str(tmp_path / "w.pth"))
+    (tmp_path / "w.pth").write_text('{"error": "quota"}')
+    with pytest.raises(BackboneError, match="does not fit 'test_vit': it is damaged, or no file of weights"):
+        load_backbone("test_vit", classes=5, weights=str(tmp_path / "w.pth"))
 
 
 @pytest.mark.parametrize(("name", "size"), [("test_resnet", 42), ("resnet10t", 33), ("mobilenetv3_small_050", 42)])
@@ -378,6 +400,24 @@ def test_convnets_take_any_size_that_they_can(name, size):
 def test_a_size_that_patches_do_not_divide_names_one_that_they_do(name, size, fits):
     with pytest.raises(ValueError, match=f"{size} is no multiple of [0-9]+, {fits} is"):
         load_backbone(name, classes=3, image_size=size, weights="random")
+
+
+@pytest.mark.parametrize(("name", "size", "fits"), [("pit_ti_224", 50, 48), ("poolformer_s12", 50, 47)])
+def test_patches_that_overlap_leave_no_border_either(name, size, fits):
+    with pytest.raises(ValueError, match=f"{size} leaves a border that none of them sees, {fits} does not"):
+        load_backbone(name, classes=3, image_size=size, weights="random")
+    model = load_backbone(name, classes=3, image_size=fits, weights="random")
+    x = torch.rand(1, 3, fits, fits, requires_grad=True)
+    next(m for m in model.modules() if isinstance(m, nn.Conv2d))(x).sum().backward()
+    assert (x.grad != 0).all()
+
+
+def test_a_size_that_fails_only_when_the_model_is_called_is_found_when_it_is_made():
+    with pytest.raises(BackboneError, match="levit_128s cannot take images of 50 pixels"):
+        load_backbone("levit_128s", classes=3, image_size=50, weights="random")
+    for size in (0, -3, True):
+        with pytest.raises(ValueError, match="image_size must be a number of pixels"):
+            create("test_resnet", 3, size, 0.0, 0)
 
 
 def test_what_an_architecture_does_not_have_or_cannot_take_is_a_clear_error():

@@ -3,6 +3,7 @@
 import copy
 import random
 import warnings
+from collections import OrderedDict
 
 import pytest
 import timm
@@ -199,6 +200,16 @@ class Foreign(nn.Module):
 
 
 @torch.no_grad()
+def test_lora_says_what_it_leaves_out():
+    model = nn.Sequential(OrderedDict(block=nn.TransformerEncoderLayer(8, 2, 16), head=nn.Linear(8, 2)))
+    with pytest.warns(UserWarning, match=r"left out of Sequential, .* 1 MultiheadAttention \(47% of the parameters\)"):
+        METHODS["lora"](model)
+    convolution = nn.Sequential(OrderedDict(layer=parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), head=nn.Linear(4, 2)))
+    with pytest.raises(ValueError, match="layer 'layer' is parametrized"):
+        METHODS["lora"](convolution, rank=2, placement="conv")
+    assert all(p.requires_grad for p in convolution.parameters())
+
+
 def test_only_modules_of_ours_are_fused():
     net, x = adapt(nn.Sequential(Foreign()), rank=2).eval(), torch.randn(2, 6)
     filled(net, EVERY)
@@ -288,6 +299,26 @@ def test_two_layers_with_one_weight_share_it_again_when_fused():
 
 
 @torch.no_grad()
+def test_lora_on_one_layer_in_two_places_is_one_and_a_tie_that_it_ends_is_named():
+    model = nn.Sequential(layer := nn.Linear(6, 6), nn.ReLU(), layer)
+    model.add_module("head", nn.Linear(6, 2))
+    net, x = move(METHODS["lora"](model, rank=2)).eval(), torch.randn(4, 6)
+    assert net[0] is net[2]
+    assert isinstance(net[0], LoRALinear)
+    plain = fuse(net)
+    assert plain[0] is plain[2]
+    assert type(plain[0]) is nn.Linear
+    torch.testing.assert_close(plain(x), net(x))
+    tied = nn.Sequential(nn.Embedding(6, 4), nn.Linear(4, 6), nn.Linear(6, 6))
+    tied[1].weight = tied[0].weight
+    tied[2].bias = tied[1].bias
+    tied.add_module("head", nn.Linear(6, 2))
+    with pytest.warns(UserWarning, match="1.weight of the fused model is its own, no longer that of 0"):
+        plain = fuse(move(METHODS["lora"](tied, rank=2)))
+    assert plain[1].bias is plain[2].bias  # LoRA leaves biases as they are
+
+
+@torch.no_grad()
 def test_without_gained_biases_a_fused_model_goes_through_save_pretrained(tmp_path):
     net = adapt(llama(), rank=2, gain_bias=False)
     assert set(net.kinds.values()) == {"weight"}
@@ -317,13 +348,14 @@ def shares_with_the_head(model):
         (lambda m: nn.utils.weight_norm(m[2]), "layer '2' computes its weight"),
         (lambda m: nn.utils.spectral_norm(m[2]), "layer '2' computes its weight"),
         (lambda m: prune.l1_unstructured(m[2], "weight", 0.5), "layer '2' computes its weight"),
+        (lambda m: prune.l1_unstructured(m[2], "bias", 0.5), "layer '2' computes its bias"),
         (lambda m: setattr(m[2], "forward", lambda input: input), "layer '2' has a `forward` of its own"),
         (lambda m: setattr(m, "2", GLoRALinear(m[2])), "'2' is a GLoRALinear already"),
         (shares_with_the_head, "layer '0' shares a parameter with what is trained whole"),
         (lambda m: {"rank": 1000}, "rank 1000 is above every dimension of the layers, the largest of which is 6"),
         (lambda m: {"rank": 0}, "rank must be at least 1, not 0"),
     ],
-    ids=["weight norm", "spectral norm", "pruned", "forward", "adapted", "shared", "rank 1000", "rank 0"],
+    ids=["weight norm", "spectral norm", "pruned", "bias pruned", "forward", "adapted", "shared", "rank 1000", "rank 0"],
 )
 def test_what_cannot_be_adapted_is_refused_and_left_as_it_was(spoil, message):
     model = mlp()

@@ -12,6 +12,7 @@ from fixtures.formula import dense, matrix, randomise, vector
 from timm.layers import BatchNormAct2d, LayerNorm2d
 from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
+from torch.nn.utils import parametrize
 
 from glora_lib import adapt, fuse
 from glora_lib.glora.conv import GLoRAConv2d
@@ -206,3 +207,23 @@ def test_what_cannot_be_adapted_is_named():
     with pytest.raises(ValueError, match="no linear or norm layer to adapt inside this Sequential"):
         adapt(model, layers=("linear", "norm"), train=())
     assert adapt(model, layers="conv", train=()).layer_names == ("0",)
+    for part in (nn.Conv2d(3, 4, 3), nn.LayerNorm(4)):  # whose bias is computed
+        parametrize.register_parametrization(part, "bias", nn.Tanh())
+        with pytest.raises(ValueError, match="no conv or norm layer to adapt"):
+            adapt(nn.Sequential(part), layers=("conv", "norm"), train=())
+
+
+def test_layers_with_one_parameter_share_it_again_when_fused():
+    model = nn.Sequential(*(nn.Conv2d(3, 3, 3) for _ in range(2)), *(nn.LayerNorm(4) for _ in range(2)))
+    model[1].weight, model[3].bias = model[0].weight, model[2].bias
+    number = sum(p.numel() for p in model.parameters())
+    net = adapt(copy.deepcopy(model), rank=2, layers=("conv", "norm"), train=())
+    plain = fuse(net)
+    assert plain[1].weight is plain[0].weight
+    assert plain[3].bias is plain[2].bias
+    assert sum(p.numel() for p in plain.parameters()) == number
+    randomise(net.layer("1"), GENERATOR)
+    with pytest.warns(UserWarning, match="1.weight of the fused model is its own, no longer that of 0"):
+        fuse(net.use(net.config | {"1": Choice(B="vector")}))
+    with pytest.raises(ValueError, match="layer '0' shares a parameter with '1', which is not adapted; skip the layer"):
+        adapt(model, rank=2, layers=("conv", "norm"), skip="1", train=())

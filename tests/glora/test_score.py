@@ -11,6 +11,7 @@ from glora_lib.glora.model import adapt
 from glora_lib.glora.score import Score
 from glora_lib.glora.search import evolve
 from glora_lib.glora.space import Space
+from glora_lib.training.batch import TrainingError
 from glora_lib.training.loop import accuracy
 
 
@@ -104,3 +105,23 @@ def test_how_many_images_are_scored_at_once_changes_nothing(net, data, most):
     assert at_once(config) == whole
     assert max(shown) == most
     assert sum(shown) == len(data)
+
+
+def test_a_search_is_not_continued_with_the_scores_of_other_images_or_weights(net, data, tmp_path):
+    space = Space(net.layer_names, (2,))
+    few = {"population": 4, "parents": 2, "mutations": 2, "crossovers": 2, "generations": 1, "checkpoint": tmp_path / "s.json"}
+    found = evolve(space, score=Score(net, data), **few)
+    assert evolve(space, score=Score(net, data), **few).ranking == found.ranking
+    other = Images(data.tensors[0] + 1, data.tensors[1])
+    with pytest.raises(ValueError, match="belongs to a search with other settings, scores or layers"):
+        evolve(space, score=Score(net, other), **few)
+    with torch.no_grad():
+        net.layer("0").Bd.add_(1)
+    with pytest.raises(ValueError, match="belongs to a search with other settings, scores or layers"):
+        evolve(space, score=Score(net, data), **few)
+
+
+def test_labels_without_an_output_are_an_error(net, data):
+    config = Space(net.layer_names, (2,)).sample(random.Random(0))
+    with pytest.raises(TrainingError, match="label 3 has no output: the model has 3"):
+        Score(net, Images(data.tensors[0], data.tensors[1] + 1))(config)

@@ -1,11 +1,13 @@
 """Whole models: any kind of module, the same function before, while and after, and full fine-tuning as the limit."""
 
 import copy
+from collections import OrderedDict
 
 import pytest
 import torch
 from fixtures.vits import VITS, images, move, vit
 from torch import nn
+from torch.nn.utils import weight_norm
 
 from glora_lib.glora.model import fuse
 from glora_lib.methods import METHODS
@@ -145,7 +147,7 @@ def test_is_the_backbone_at_first_on_every_vit(name, preset):
 
 
 def test_the_same_seed_gives_the_same_projection_and_groups_have_their_own():
-    nets = [SuperLoRA.dense(groups=2, projection="shuffle", seed=seed).adapt(convolutions(), [Part("0"), Part("4")])
+    nets = [SuperLoRA.dense(groups=2, projection="shuffle", seed=seed).adapt(convolutions(), [Part("0"), Part("4")], train=())
             for seed in (0, 0, 1)]  # fmt: skip
     orders = [[group.projection.order.tolist() for group in net.groups] for net in nets]
     assert orders[0] == orders[1] != orders[2]
@@ -168,3 +170,40 @@ def test_the_rank_that_a_unit_reaches():
         net = move(setting.adapt(nn.Sequential(nn.Linear(64, 64)).double(), [Part("0")], train=()), by=0.5)
         ranks[name] = int(torch.linalg.matrix_rank(net.changes()[0]))
     assert ranks == {"lora": 3, "loha": 9, "lokr": 8 * 2, "fold": 3, "cp": 12}
+
+
+def test_the_head_is_trained_by_the_rule_that_all_share():
+    trained = lambda model: [name for name, p in model.named_parameters() if p.requires_grad]  # noqa: E731
+    for train, names in ((None, ["fc.weight", "fc.bias"]), ("fc", ["fc.weight", "fc.bias"]), ((), [])):
+        model = nn.Sequential(OrderedDict(layer=nn.Linear(4, 4), fc=nn.Linear(4, 2)))
+        SuperLoRA.lora(r=2).adapt(model, [Part("layer")], train=train)
+        assert trained(model) == names
+    with pytest.raises(ValueError, match="no module is called 'head'"):
+        SuperLoRA.lora(r=2).adapt(model, [Part("layer")], train=("head",))
+    with pytest.warns(UserWarning, match="has no head that would be trained whole"):
+        SuperLoRA.lora(r=2).adapt(nn.Sequential(nn.Linear(4, 4)), [Part("0")])
+
+
+def test_what_would_change_in_silence_is_refused_before_anything_is_changed():
+    tied = nn.Sequential(nn.Embedding(6, 4), nn.Linear(4, 6, bias=False))
+    tied[1].weight = tied[0].weight
+    with pytest.raises(ValueError, match="0 and 1 share one weight, which cannot be changed for '1' alone"):
+        SuperLoRA.lora(r=2).adapt(tied, [Part("1")], train=())
+    normed = nn.Sequential(weight_norm(nn.Linear(4, 4)))
+    with pytest.raises(ValueError, match="layer '0' computes its weight"):
+        SuperLoRA.lora(r=2).adapt(normed, [Part("0")], train=())
+    adapted = SuperLoRA.lora(r=2).adapt(nn.Sequential(nn.Linear(4, 4)), [Part("0")], train=())
+    with pytest.raises(ValueError, match="is a SuperLoRAModel already"):
+        SuperLoRA.lora(r=2).adapt(adapted, [Part("model.0")], train=())
+    assert all(p.requires_grad for model in (tied, normed) for p in model.parameters())
+
+
+def test_gradient_checkpointing_would_compute_with_other_weights_and_is_refused():
+    model = vit()
+    net = SuperLoRA.lora(r=2).adapt(model, queries_and_values(shapes_of(model)))
+    model.set_grad_checkpointing(True)
+    x = images(1)
+    with pytest.raises(ValueError, match="turn gradient checkpointing off"):
+        net(x)
+    with torch.no_grad():  # nothing is computed again there
+        assert net(x).isfinite().all()

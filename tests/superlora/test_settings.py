@@ -69,7 +69,7 @@ def test_the_formula_counts_what_the_live_model_trains(setting):
     model = torch.nn.ModuleDict()
     for i in range(2):
         model[str(i)] = torch.nn.ModuleDict({"qkv": torch.nn.Linear(20, 60), "fc": torch.nn.Linear(20, 48)})
-    net = setting.adapt(model, SMALL_QV)
+    net = setting.adapt(model, SMALL_QV, train=())
     trained = sum(p.numel() for p in net.parameters() if p.requires_grad)
     assert trained == parameters(setting, SMALL_QV, SMALL) == sum(row["parameters"] for row in net.report())
     assert sum(row["numbers"] for row in net.report()) == 4 * 20 * 20
@@ -83,13 +83,13 @@ def test_mixed_weights_count_as_well():
         layers = {"qkv": torch.nn.Linear(20, 60), "fc": torch.nn.Linear(20, 48), "conv": torch.nn.Conv2d(4, 6, 3)}
         model[str(i)] = torch.nn.ModuleDict(layers)
     for setting in (SuperLoRA.lora(r=2), SuperLoRA.lorta(r=2, groups=3), SuperLoRA.lora(r=2, groups=1, shape="fold")):
-        net = setting.adapt(model, parts)
+        net = setting.adapt(model, parts, train=())
         assert sum(p.numel() for p in net.parameters() if p.requires_grad) == parameters(setting, parts, SMALL)
 
 
 def test_padding_is_reported():
     model = torch.nn.ModuleDict({"q_proj": torch.nn.Linear(7, 11)})
-    (row,) = SuperLoRA.lonkr(r=1, splits=3, side=2).adapt(model, [Part("q_proj")]).report()
+    (row,) = SuperLoRA.lonkr(r=1, splits=3, side=2).adapt(model, [Part("q_proj")], train=()).report()
     assert row == {"numbers": 77, "unit": 96, "padding": 19, "parameters": 4 + 4 + 2 + 3}  # 7 x 11 as 8 x 12: 2 . 2 . (2, 3)
 
 
@@ -112,7 +112,7 @@ def test_presets_are_the_rows_of_table_1():
     ("make", "message"),
     [
         (lambda: SuperLoRA.lora(r=21), r"rank 21 does not suit mode 1 of the shape \(20, 20\), of length 20; valid: 1 to 20"),
-        (lambda: SuperLoRA.lora(r=0), "rank 0 does not suit mode 1"),
+        (lambda: SuperLoRA.lora(r=0), "r must be at least 1, not 0"),
         (lambda: SuperLoRA.lorta(r=13, order=3), r"rank 13 does not suit mode 1 of the shape \(10, 10, 16\), of length 10"),
         (lambda: SuperLoRA.lotr(r=30), "rank 30 does not suit mode 2"),
         (lambda: SuperLoRA.lora(groups=1601), "1601 groups of 1,600 numbers leave one empty"),
@@ -131,16 +131,18 @@ def test_presets_are_the_rows_of_table_1():
         (lambda: SuperLoRA.lora(ratio=0.5, projection="fastfood", seed=0), "leaves no weight its own shape; set shape='fold'"),
         (lambda: SuperLoRA.lora(shape="cube"), "shape 'cube' is not known; valid: stack, fold, or the sides of a group"),
         (lambda: SuperLoRA.lorta(core="diagonal"), "core 'diagonal' is not known; valid: identity, free, matrices"),
-        (lambda: SuperLoRA(order=0), "order 0 and splits 1 must be at least 1"),
+        (lambda: SuperLoRA(order=0), "order must be at least 1, not 0"),
+        (lambda: SuperLoRA.lora(r=True), "r must be an integer, not True"),
+        (lambda: SuperLoRA.lora(scale=float("nan")), "scale must be a finite number, not nan"),
         (lambda: SuperLoRA.lokr(splits=3), "3 splits need the side of their left factors, as side=8"),
         (lambda: SuperLoRA.lonkr(splits=3, side=8), r"3 splits of side 8 do not fit the shape \(40, 40\); take fewer or"),
-        (lambda: SuperLoRA.lokr(r=0), "rank 0 does not suit mode 1"),
+        (lambda: SuperLoRA.lokr(r=0), "r must be at least 1, not 0"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_one_clear_error_and_changes_nothing(make, message):
     model = torch.nn.ModuleDict({str(i): torch.nn.ModuleDict({"qkv": torch.nn.Linear(20, 60)}) for i in range(2)})
     with pytest.raises(ValueError, match=message):
-        make().adapt(model, SMALL_QV)
+        make().adapt(model, SMALL_QV, train=())
     assert all(p.requires_grad for p in model.parameters())
 
 
@@ -148,9 +150,9 @@ def test_weights_of_two_widths_do_not_stack_and_are_no_lotr():
     model = torch.nn.ModuleDict({"q_proj": torch.nn.Linear(4, 6), "v_proj": torch.nn.Linear(5, 6)})
     parts = [Part("q_proj"), Part("v_proj")]
     with pytest.raises(ValueError, match="stacks weights of one width, this one has 6 x 4, 6 x 5; set shape='fold'"):
-        SuperLoRA.lora(r=2, groups=1).adapt(model, parts)
+        SuperLoRA.lora(r=2, groups=1).adapt(model, parts, train=())
     with pytest.raises(ValueError, match="LoTR shares its factors between equal matrices; this group has 6 x 4, 6 x 5"):
-        SuperLoRA.lotr(r=2).adapt(model, parts)
+        SuperLoRA.lotr(r=2).adapt(model, parts, train=())
 
 
 def test_timm_s_vit_b_has_these_weights():

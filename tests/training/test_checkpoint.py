@@ -2,16 +2,19 @@
 
 import errno
 import os
+from collections import OrderedDict
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
+from glora_lib.methods import METHODS
 from glora_lib.runs.profile import SMOKE
-from glora_lib.training import files
+from glora_lib.training import checkpoint, files
 from glora_lib.training.batch import TrainingError
-from glora_lib.training.loop import train
+from glora_lib.training.loop import accuracy, train
 
 
 class Net(nn.Module):
@@ -23,6 +26,19 @@ class Net(nn.Module):
 
     def forward(self, x):
         return self.head(self.dropout(self.norm(self.body(x))))
+
+
+class Rows(Dataset):
+    """Pictures in memory, as a task's splits are."""
+
+    def __init__(self, images):
+        self.raw, self.labels = images.raw, images.labels
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, places):
+        return self.raw[places].flatten(1).float(), self.labels[places]
 
 
 def data(shift: float = 0.0) -> TensorDataset:
@@ -52,6 +68,51 @@ def test_a_checkpoint_of_other_data_or_another_backbone_is_refused_and_kept(tmp_
     with pytest.raises(TrainingError, match=f"was made for {what}"):
         train(model(), images(), SMOKE, checkpoint=path)
     assert path.read_bytes() == before
+
+
+def test_one_picture_of_many_and_an_option_of_the_model_make_another_training(tmp_path):
+    path, labels = tmp_path / "train.pt", torch.arange(20) % 3
+    pictures = torch.randint(256, (20, 3, 2, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pictures[7] = 5
+    images = SimpleNamespace(raw=pictures, labels=labels)
+    before = checkpoint.belonging(Net(), Rows(images))
+    images.raw[7, 0, 0, 0] = 6
+    assert checkpoint.belonging(Net(), Rows(images)) != before
+    train(Net(), data(), SMOKE, checkpoint=path)
+    other = Net()
+    other.dropout.p = 0.4
+    with pytest.raises(TrainingError, match="was made for other options"):
+        train(other, data(), SMOKE, checkpoint=path)
+    one, two = (
+        METHODS["lora"](nn.Sequential(OrderedDict(body=nn.Linear(6, 8), head=nn.Linear(8, 3))), 2, scale=s) for s in (1.0, 2.0)
+    )
+    options = lambda model: checkpoint.belonging(model, data())["options"]  # noqa: E731
+    assert options(one) != options(two)
+    assert options(one) == options(nn.DataParallel(one))
+
+
+def test_a_file_that_cannot_be_read_gets_no_advice_to_read_it_without_checks(tmp_path):
+    (tmp_path / "html").write_text("<html>")
+    (tmp_path / "empty").touch()
+    (tmp_path / "folder").mkdir()
+    for name, reason in (("html", "it is damaged, or no file of torch's"), ("empty", "it is empty"), ("folder", "is no file")):
+        with pytest.raises(TrainingError, match=reason) as error:
+            train(Net(), data(), SMOKE, checkpoint=tmp_path / name)
+        assert "weights_only" not in str(error.value)
+        assert ("delete" in str(error.value)) == (name != "folder")
+
+
+@pytest.mark.parametrize("judge", ["train", "accuracy"])
+def test_labels_without_an_output_are_an_error_wherever_they_are_met(judge):
+    x, labels = data()[:]
+    call = (lambda d: train(Net(), d, SMOKE)) if judge == "train" else (lambda d: accuracy(Net(), d))
+    for wrong, message in ((labels + 1, "label 3 has no output: the model has 3"), (labels - 1, "label -1 has no output")):
+        with pytest.raises(TrainingError, match=message):
+            call(TensorDataset(x, wrong))
+    with pytest.raises(TrainingError, match="labels must be whole numbers"):
+        call(TensorDataset(x, labels.float()))
+    with pytest.raises(TrainingError, match="the data have no examples"):
+        call(TensorDataset(x[:0], labels[:0]))
 
 
 def test_running_statistics_of_trained_norms_go_on_too(tmp_path):

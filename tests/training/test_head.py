@@ -1,5 +1,7 @@
 """One rule for the head, on every kind of model that the project meets."""
 
+import warnings
+
 import pytest
 import timm
 import torch
@@ -48,6 +50,8 @@ def of_transformers(kind):
         (of_transformers("ViTForImageClassification"), ["classifier"]),
         (of_transformers("DeiTForImageClassificationWithTeacher"), ["cls_classifier", "distillation_classifier"]),
         (of_transformers("LlamaForSequenceClassification"), ["score"]),
+        (of_transformers("XLMForSequenceClassification"), ["sequence_summary"]),
+        (of_transformers("ElectraForMultipleChoice"), ["classifier"]),  # beside a `sequence_summary` that pools
         (of_transformers("LlamaForCausalLM"), []),  # its output layer is pretrained
         (lambda: torchvision.models.resnet18(num_classes=3), ["fc"]),
         (lambda: torchvision.models.vit_b_16(num_classes=3), ["heads"]),
@@ -98,18 +102,31 @@ def test_a_model_without_a_head_is_said_aloud_or_refused():
     model = timm.create_model("test_vit", num_classes=0, img_size=32)
     with pytest.warns(UserWarning, match="VisionTransformer has no head that would be trained whole"):
         adapt(model)
+    with pytest.warns(UserWarning, match="BertModel has no head that would be trained whole"):
+        adapt(transformers.BertModel(transformers.BertConfig(**SMALL)), rank=2)
+    with warnings.catch_warnings(action="error"):  # a language model has an output layer instead
+        adapt(transformers.LlamaForCausalLM(transformers.LlamaConfig(**SMALL)), rank=2)
     with pytest.raises(ValueError, match="VisionTransformer has no head"):
         METHODS["lora"](timm.create_model("test_vit", num_classes=0, img_size=32))
 
 
+@pytest.mark.parametrize("argument", ["train", "skip", "only"])
+def test_names_of_modules_are_checked(argument):
+    for name in ("classifier", ("heads",), "h", "blocks."):
+        with pytest.raises(ValueError, match=r"no module is called '(classifier|heads|h|blocks.)'"):
+            adapt(timm.create_model("test_vit", num_classes=3), **{argument: name})
+
+
 @pytest.mark.parametrize("argument", ["train", "skip"])
-def test_names_of_modules_are_checked_and_a_single_one_will_do(argument):
-    for name in ("classifier", ("heads",), "h"):
-        with pytest.raises(ValueError, match=r"no module is called '(classifier|heads|h)'"):
+def test_a_single_name_will_do(argument):
+    for name in ("", ("head", "")):
+        with pytest.raises(ValueError, match="no module is called ''"):
             adapt(timm.create_model("test_vit", num_classes=3), **{argument: name})
     net = adapt(timm.create_model("test_vit", num_classes=3), **{argument: "head"})
     assert len(net.layer_names) == 24
     assert net.model.head.weight.requires_grad
+    only = adapt(timm.create_model("test_vit", num_classes=3), only="blocks.0.attn.qkv")
+    assert only.layer_names == ("blocks.0.attn.qkv",)
 
 
 def test_names_without_the_wrappers_around_and_inside():
