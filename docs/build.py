@@ -75,18 +75,29 @@ def page(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return notebook
 
 
+def written(notebook: nbformat.NotebookNode) -> list[str]:
+    """Return what a notebook's cells say, without what papermill has put in."""
+    return [cell.source for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+
+
 def stage(executed: Path, source: Path) -> None:
-    """Put the sources of the site together in a folder, anew: executed notebooks, and the others without outputs."""
+    """Put the sources of the site together in a folder, anew: executed notebooks, and the others without outputs.
+
+    One that was executed before its text or code changed is of the others.
+    """
     shutil.rmtree(source, ignore_errors=True)
     shutil.copytree(ROOT / "docs", source, ignore=shutil.ignore_patterns("*.pyc", "__pycache__", "build.py"))
     shutil.copytree(ROOT / "figures", source / "figures")
     for folder in ("notebooks", "data"):
         (source / folder).mkdir()
     for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
-        run = executed / path.name
-        notebook = page(nbformat.read(run if run.exists() else path, as_version=4))
-        if not run.exists():
-            notebook.cells.insert(1, nbformat.v4.new_markdown_cell("*This notebook was not executed here: it has no outputs.*"))
+        notebook, ran = nbformat.read(path, as_version=4), executed / path.name
+        run = nbformat.read(ran, as_version=4) if ran.exists() else None
+        current = run is not None and written(run) == written(notebook)
+        notebook = page(run if current else notebook)
+        if not current:
+            said = "*This notebook, as it stands, was not executed here: it has no outputs.*"
+            notebook.cells.insert(1, nbformat.v4.new_markdown_cell(said))
         nbformat.write(notebook, source / "notebooks" / path.name)
     for name, prefix in (("README.md", "notebooks/"), ("data/README.md", "../notebooks/")):
         text = (ROOT / name).read_text(encoding="utf-8")

@@ -76,12 +76,15 @@ def test_carries_on_after_a_failure_and_names_the_cell(project, capsys):
 
 
 def test_several_at_once_are_reported_in_order_and_each_counts_its_own_kernel(project, capsys):
-    for number in ("01", "02", "03"):
-        write(project / f"{number}_notebook.ipynb", "print(seeds)")
+    large = "block = b'x' * 2**29\nimport time\ntime.sleep(1)"  # half a GiB, for as long as the watcher needs
+    for number, code in (("01", large), ("02", "print(seeds)"), ("03", "print(seeds)")):
+        write(project / f"{number}_notebook.ipynb", code)
     assert reproduce.main(["--profile", "smoke", "--jobs", "2"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()[1:4]]
     assert [line[0] for line in lines] == ["01_notebook", "02_notebook", "03_notebook"]
-    assert all(line[1] == "ok" and 0.01 < float(line[4]) < 0.3 for line in lines)
+    assert all(line[1] == "ok" for line in lines)
+    memory = [float(line[4]) for line in lines]
+    assert memory[0] > 0.5 > max(memory[1:])
 
 
 def test_the_profile_gives_its_parameters_to_notebooks_that_declare_them_and_the_command_line_wins(project, monkeypatch):

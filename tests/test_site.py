@@ -52,6 +52,9 @@ def site(tmp_path_factory):
         injected = nbformat.v4.new_code_cell("profile = 'smoke'", metadata={"tags": ["injected-parameters"]})
         notebook.cells.insert(3, injected)
         nbformat.write(notebook, out / f"{name}.ipynb")
+    older = nbformat.read(NOTEBOOKS / "02_reparameterization.ipynb", as_version=4)
+    older.cells[0].source += "\n\nA sentence of an older text."
+    nbformat.write(older, out / "02_reparameterization.ipynb")
     return build.build(out).parent
 
 
@@ -72,8 +75,10 @@ def test_a_dead_link_is_found(tmp_path):
     assert links.dead(tmp_path) == ["a.html: b.html#there", "a.html: c.png"]
 
 
-def test_a_notebook_that_was_not_executed_says_so(site):
-    assert "was not executed here" in text_of(site / "notebooks" / "02_reparameterization.html")
+@pytest.mark.parametrize("name", ["02_reparameterization", "03_search_space"], ids=["with another text", "never"])
+def test_a_notebook_that_was_not_executed_as_it_stands_says_so(site, name):
+    assert "was not executed here" in text_of(site / "notebooks" / f"{name}.html")
+    assert "older text" not in text_of(site / "notebooks" / f"{name}.html")
     assert "was not executed here" not in text_of(site / PAGES[1])
 
 

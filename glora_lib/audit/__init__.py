@@ -9,7 +9,7 @@ report: what a reviewer reads.
 """
 
 from glora_lib.audit import checklist, coverage, dimensions, findings, report, selection, superlora, superset, table1, tables
-from glora_lib.audit.desk import CHECKS, PARTS, part, select, tally, verdicts
+from glora_lib.audit.desk import CHECKS, PARTS, part, runs, select, tally, verdicts
 from glora_lib.audit.judge import AT_SCALE, EXACT, VERDICTS, number
 from glora_lib.audit.sources import BASES, KINDS, PAPERS, claims, reported
 from glora_lib.measures.sizes import mean_subnet, supernet_size, vit_b_shapes

@@ -48,6 +48,13 @@ def verdicts(profile: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def runs(profile: str) -> pd.DataFrame:
+    """Return the rows of `verdicts` that read a profile's records, ours too, without those that are not run."""
+    said = claims()
+    table = pd.DataFrame([judged(claim, profile) for _, claim in said[said["kind"] == "measured"].iterrows()], columns=COLUMNS)
+    return table[~table["verdict"].isin(("not run", "not testable here"))]
+
+
 def judged(claim: pd.Series, profile: str) -> tuple:
     """Return one row of the verdict table. A claim with a reason why it cannot be tested is not testable, whatever else."""
     if claim["why_not"]:

@@ -7,8 +7,10 @@ from glora_lib.audit.intervals import amount, judged, needed, over_sources, scal
 from glora_lib.audit.judge import Check, Judged, number, seen
 from glora_lib.glora.space import forms
 from glora_lib.measures.origin import source
+from glora_lib.measures.schedule import chosen
 from glora_lib.measures.table import interval, paired
 from glora_lib.measures.transfer import above_chance, by_shots, by_target
+from glora_lib.runs.plan import EVERYWHERE, SEARCHED
 from glora_lib.runs.profile import PROFILES
 from glora_lib.runs.record import results
 
@@ -16,9 +18,15 @@ TASKS = 19  # of VTAB-1K
 
 
 def together(profile: str, *experiments: str) -> pd.DataFrame:
-    """Return the records of several experiments in one table."""
+    """Return the records of several experiments in one table, of GLoRA's rates the one that validation images chose."""
     tables = [results(experiment, profile) for experiment in experiments]
-    return pd.concat([table for table in tables if len(table)] or tables)
+    table = pd.concat([table for table in tables if len(table)] or tables)
+    return chosen(table) if PROFILES[profile].rows else table
+
+
+def searched(profile: str) -> str:
+    """Return GLoRA's row whose supernet a profile's controls and shifts take."""
+    return SEARCHED if PROFILES[profile].rows else "glora"
 
 
 def ahead_of(against: str, *experiments: str) -> Check:
@@ -26,10 +34,11 @@ def ahead_of(against: str, *experiments: str) -> Check:
 
     def check(claim: pd.Series, profile: str) -> Judged:
         records = together(profile, "vtab1k", *experiments)
-        records = records[records["method"].isin(["glora", against])]
-        pairs = paired(records, "glora", against)
+        ours = searched(profile) if experiments else "glora"
+        records = records[records["method"].isin([ours, against])]
+        pairs = paired(records, ours, against)
         same = records[records["task"].isin(pairs.loc[pairs["n"] >= needed(profile), "task"])]
-        return judged(pairs, profile, scale=scale(same, "glora", against))
+        return judged(pairs, profile, scale=scale(same, ours, against))
 
     return check
 
@@ -44,16 +53,16 @@ def few_shot_ahead(claim: pd.Series, profile: str) -> Judged:
 
 def shift_ahead(claim: pd.Series, profile: str) -> Judged:
     """Hold GLoRA against LoRA on the shifted test sets of every source; targets of one training are one source."""
-    records = results("domain_generalization", profile)
+    records, lora = together(profile, "domain_generalization"), EVERYWHERE if PROFILES[profile].rows else "lora"
     targets = by_target(records)
-    pairs = paired(targets[targets["target"] != "source"], "glora", "lora")
+    pairs = paired(targets[targets["target"] != "source"], searched(profile), lora)
     pairs = pairs.rename(columns={"task": "target"}).assign(task=pairs["task"])
-    return judged(pairs, profile, unit="target", counts="trainings", scale=scale(records, "glora", "lora"))
+    return judged(pairs, profile, unit="target", counts="trainings", scale=scale(records, searched(profile), lora))
 
 
 def configurations(profile: str) -> pd.DataFrame:
     """Return GLoRA's records on the tasks that have enough seeds."""
-    records = results("vtab1k", profile)
+    records = together(profile, "vtab1k")
     records = records[records["method"] == "glora"]
     return records[records.groupby("task")["seed"].transform("nunique") >= needed(profile)]
 

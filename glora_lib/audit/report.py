@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from glora_lib.audit.desk import PARTS, part, tally, verdicts
+from glora_lib.audit.desk import PARTS, part, runs, tally, verdicts
 from glora_lib.audit.findings import findings
 from glora_lib.audit.sources import claims
 from glora_lib.runs.paths import ROOT
 from glora_lib.runs.profile import PAPER, PROFILES
-from glora_lib.runs.record import all_results
 from glora_lib.training.files import replacing
 
 README = ROOT / "README.md"
@@ -74,14 +73,10 @@ def tallies(table: pd.DataFrame) -> str:
 
 def at_scale(table: pd.DataFrame) -> str:
     """Return the rows of runs, then our own questions, in Markdown."""
-    lines = [markdown(linked(part(table, "at scale"), "at scale")), "", PARTS["ours"] + ":", ""]
     own = part(table, "ours")
-    return "\n".join([*lines, markdown(linked(own[own["kind"] == "measured"], "ours"))])
-
-
-def scaled(profile: str) -> bool:
-    """Whether a profile has records that are compared with the papers at another scale than theirs."""
-    return PROFILES[profile].compared and PROFILES[profile] is not PAPER and len(all_results(profile)) > 0
+    own = own[own["kind"] == "measured"]
+    lines = [markdown(linked(part(table, "at scale"), "at scale"))]
+    return "\n".join([*lines, *(["", PARTS["ours"] + ":", "", markdown(linked(own, "ours"))] if len(own) else [])])
 
 
 def summary(profile: str = "cpu") -> str:
@@ -97,15 +92,18 @@ def summary(profile: str = "cpu") -> str:
         "",
         *(f"{number}. {finding}" for number, finding in enumerate(findings(), 1)),
     ]
-    for name in (profile, *(other for other in PROFILES if other != profile and scaled(other))):
+    others = {name: runs(name) for name, other in PROFILES.items() if other.compared and other is not PAPER}
+    shown = {profile: table} | {name: rows for name, rows in others.items() if name != profile and len(rows)}
+    for name, rows in shown.items():
         lines += [
             "",
-            f"**What the runs of the {name} profile say.** A difference is GLoRA's test accuracy minus the other's in points, "
-            "with a 95 % interval over independent sources of images; *smallest visible* is the smallest difference that such "
-            "an interval would have told from zero. One rule for all rows: `seen here` if the interval lies on the statement's "
-            "side of zero, `not seen here` on the other, else `undecided here`. It says nothing of a ViT-B at 224 pixels.",
+            f"**What the runs of the {name} profile say.** A difference is in points of test accuracy, GLoRA's minus the "
+            "other's where a row names no other score or setting, with a 95 % interval over independent sources of images; "
+            "*smallest visible* is the smallest difference that such an interval would have told from zero. One rule for all "
+            "rows: `seen here` if the interval lies on the statement's side of zero, `not seen here` on the other, else "
+            "`undecided here`. It says nothing of a ViT-B at 224 pixels.",
             "",
-            at_scale(table if name == profile else verdicts(name)),
+            at_scale(rows),
         ]
     return "\n".join(lines)
 

@@ -33,14 +33,17 @@ def main(argv: list[str] | None = None) -> int:
     ):
         parser.add_argument(f"--{name}", type=int, default=Setting.__dataclass_fields__[name].default, help=text)
     parser.add_argument("--threads", type=int, default=share(), help="of torch")
-    parser.add_argument("--device", help="cuda, or cpu: measure single steps there, of random weights, and nothing else")
+    parser.add_argument("--device", help="cuda, or cpu (the smaller model alone): only single steps there, of random weights")
     options = vars(parser.parse_args(argv))
     torch.set_num_threads(options.pop("threads"))
     print(line())
     if wanted := options.pop("device"):
+        place = find(wanted)
+        models, runs = (device.MODELS, device.RUNS) if place.type == "cuda" else device.ON_A_PROCESSOR
         record = device.measure(
-            find(wanted), batch=options["batch"], rounds=options["rounds"], say=lambda name: print(f"  {name} ...", flush=True)
-        )
+            place, models, batch=options["batch"], rounds=options["rounds"], runs=runs,
+            say=lambda name: print(f"  {name} ...", flush=True),
+        )  # fmt: skip
         print(device.table(record).to_string(index=False, float_format="{:.3f}".format, na_rep="-"))
         print(record.save())
         return 0

@@ -57,6 +57,7 @@ MODELS = (
     Model("ViT-S/14, 98 px", "vit_small_patch14_dinov2", 98),
     Model("ViT-B/16, 224 px", "vit_base_patch16_224", 224),
 )
+ON_A_PROCESSOR = MODELS[:1], 2  # where a step of the larger model takes a minute, and many at once gain nothing
 
 
 def measure(

@@ -31,3 +31,22 @@ def hours(record: Record, forward: float, rate: pd.Series) -> pd.Series:
     evaluate = TASKS * EVALUATIONS * VALIDATION * forward
     parts = pd.Series({"training": train / rate["training"], "evaluation": evaluate / rate["evaluation"]}) / 3600
     return pd.concat([parts, pd.Series({"together": parts.sum()})])
+
+
+def hours_on_device(record: Record) -> pd.DataFrame:
+    """Return the hours of all 19 tasks by the steps of a `benchmark.device` record, a row a model and number format.
+
+    Columns: training one task at a time, training as many at once as were measured, the search with its candidates scored as
+    one batch, and both sums. Nothing else is counted, neither data nor start.
+    """
+    rows = {}
+    for name, part in record.history.items():
+        seconds = {step: float(np.median(taken)) for step, taken in part["seconds"].items()}
+        many = next(step for step in seconds if step.startswith("supernet, ") and "at once" in step)
+        score = next(step for step in seconds if step.startswith("score"))
+        steps = TASKS * EPOCHS * (IMAGES // record.settings["batch"])
+        search = TASKS * EVALUATIONS * seconds[score] / part["runs"][score]
+        alone, joint = steps * seconds["supernet"], steps * seconds[many] / part["runs"][many]
+        columns = ("training", f"training, {many.removeprefix('supernet, ')}", "search", "together", "together, at once")
+        rows[name] = pd.Series([alone, joint, search, alone + search, joint + search], index=columns) / 3600
+    return pd.DataFrame(rows).T

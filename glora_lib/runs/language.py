@@ -55,14 +55,15 @@ def checks(profile: LanguageProfile) -> list[Run]:
 
 
 def recipes(profile: LanguageProfile) -> list[Run]:
-    """Return the runs of the experiment "language_recipe": LoRA and both supernets at each of the profile's rates.
+    """Return the runs of the experiment "language_recipe": LoRA and GLoRA's supernet at each of the profile's rates.
 
     They answer no questions. What chose the rates is the loss on held-out instructions, of a supernet's the mean over
-    `WATCHED` random subnets. The label is the method and the rate: "lora-0.001".
+    `WATCHED` random subnets; the supernet without biases takes the rate of the other. The label is the method and the rate:
+    "lora-0.001".
     """
     runs = []
     for rate in profile.rates:
-        for method in ("lora", "glora", "glora_weight"):
+        for method in ("lora", "glora"):
             changed = profile.methods.get(method, {}) | {"learning_rate": rate, "questions": {}}
             there = replace(profile, methods={method: changed})
             runs.append(Run("language_recipe", profile.instructions[0], method, there, profile.seeds[0], f"{method}-{rate:g}"))

@@ -15,7 +15,9 @@ from glora_lib.runs.run import Run
 FIRST = ("linear", "lora_everywhere", "glora_divided", "lora", "glora-0.0001", "repadapter", "fact_tk")
 THEN = ("glora", "glora_divided-0.0001", "lora_matched", "ssf", "bitfit", "adapter", "vpt_deep")
 SEARCHED = "glora_divided"  # the row whose supernet controls, shifts and the budget curve take
-CURVE = (SEARCHED, "lora_everywhere", "repadapter")
+EVERYWHERE = "lora_everywhere"  # LoRA on the layers that GLoRA adapts
+CURVE = (SEARCHED, EVERYWHERE, "repadapter")
+SHIFTED = ("linear", "vpt_deep", "adapter", EVERYWHERE, SEARCHED)
 
 
 def plan(profile: Profile) -> list[Run]:
@@ -51,7 +53,7 @@ def _rows(profile: Profile, labels: tuple[str, ...], seeds: tuple[int, ...]) -> 
 
 def _controls(profile: Profile, seed: int) -> Iterator[Run]:
     _, searched = profile.row(SEARCHED)
-    searched = replace(searched, methods=searched.methods | {"lora": profile.row("lora_everywhere")[1].methods["lora"]})
+    searched = replace(searched, methods=searched.methods | {"lora": profile.row(EVERYWHERE)[1].methods["lora"]})
     for task in profile.controlled:
         yield from controls(task, searched, seed)
 
@@ -76,5 +78,5 @@ def _curve(profile: Profile) -> Iterator[Run]:
 def _shifts(profile: Profile) -> Iterator[Run]:
     for source in profile.sources:
         targets = tuple(shift.target for shift in shifts_of(source))
-        for label in ("linear", "lora_everywhere", SEARCHED, "vpt_deep", "adapter"):
+        for label in SHIFTED:
             yield run_of("domain_generalization", source, label, profile, 0, targets)

@@ -250,3 +250,19 @@ def test_the_checklist_counts_a_few_shot_point_as_one_row():
         ).save()  # fmt: skip
     seeds = checklist.seeds_of_rows(all_results("cpu"))
     assert sorted(seeds) == [1, 3, 3]
+
+
+def test_at_the_paper_s_schedule_validation_chose_the_rate_and_controls_belong_to_their_form():
+    """On test the other rate and the other form are better, which must not count."""
+    plant("lora", gaps(0, 0, 0, 0), profile="gpu", seeds=1)
+    plant("glora", gaps(2.0, 2.1, 1.9, 2.0), profile="gpu", seeds=1, val=0.6)
+    plant("glora-0.0001", gaps(9.0, 9.1, 8.9, 9.0), profile="gpu", seeds=1, val=0.5)
+    plant("glora_divided", gaps(-1.0, -1.1, -0.9, -1.0), profile="gpu", seeds=1, val=0.6)
+    plant("lora_matched", gaps(0, 0, 0, 0), profile="gpu", seeds=1)
+    seen = audit.runs("gpu").set_index("id")
+    assert seen.loc["measured/glora-beats-lora", "ours"].startswith("+2.0 [")
+    assert seen.loc["measured/glora-beats-lora", "verdict"] == "seen here"
+    assert seen.loc["measured/equal-size", "ours"].startswith("-1.0 [")
+    assert "not run" not in set(seen["verdict"])
+    assert "measured/glora-beats-fact" not in seen.index
+    assert audit.runs("cpu").empty

@@ -175,3 +175,15 @@ def test_steps_on_a_device_are_those_of_the_table():
     assert rows.loc["supernet, 2 at once", "ms a run"] == pytest.approx(rows.loc["supernet, 2 at once", "ms"] / 2)
     assert rows.loc["supernet, literal", "times as fast as literal"] == 1
     assert record.provenance["device"] == "cpu"
+
+
+def test_the_paper_s_hours_come_from_the_steps_of_a_device():
+    """19 tasks of 500 epochs of 12 steps of 64 images, and 1,050 candidates each."""
+    seconds = {"supernet": [0.09, 0.1, 0.2], "supernet, 11 at once": [0.22], "score, 25 at once": [0.5]}
+    part = {"seconds": seconds, "runs": {"supernet, 11 at once": 11, "score, 25 at once": 25}}
+    record = gl.Record("b", "t", "m", "gpu", 0, {"batch": 64}, {}, None, "nothing", {}, {}, {"ViT, bfloat16": part})
+    (row,) = schedule.hours_on_device(record).to_dict("records")
+    assert row["training"] == pytest.approx(19 * 500 * 12 * 0.1 / 3600)
+    assert row["training, 11 at once"] == pytest.approx(row["training"] * 0.02 / 0.1)
+    assert row["search"] == pytest.approx(19 * 1050 * 0.02 / 3600)
+    assert row["together, at once"] == pytest.approx(row["training, 11 at once"] + row["search"])

@@ -117,9 +117,9 @@ def test_the_authors_fork_merges_another_model(tiny):
 
 
 def test_a_recipe_is_judged_by_held_out_instructions_alone():
-    run = next(run for run in language.recipes(SMOKE) if run.method == "glora_weight")
+    run = next(run for run in language.recipes(SMOKE) if run.method == "glora")
     record = language.execute(run)
-    assert record.id == "tiny--glora_weight-0.01--smoke--s0"
+    assert record.id == "tiny--glora-0.01--smoke--s0"
     assert len(record.metrics["random_loss"]) == record.metrics["n_random"] == 3
     assert record.metrics["loss"] == pytest.approx(record.metrics["random_loss"][0])
     assert record.selected_on == "nothing"
