@@ -1,4 +1,4 @@
-"""SuperLoRA's Sec. 4.2 in small: a diffusion model of digits over photographs, adapted to plain digits by its attentions alone.
+"""SuperLoRA's Sec. 4.2 in small: a diffusion model of coloured digits, adapted to plain digits by its attentions alone.
 
 `prepare` trains the source model and the classifier that scores, once; both are kept as files. `execute` adapts, generates and
 scores. Which weights the paper adapts is in an appendix that is not at hand; here it is every projection of every attention.

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from glora_lib.backbones import unet as unets
@@ -38,6 +39,42 @@ def test_digits_to_generate_are_dealt_once_and_backgrounds_do_not_repeat():
     assert not seen & {image.tobytes() for image in plain["held_out"][0]}
     assert (plain["train"][0][..., 0] == plain["train"][0][..., 2]).all()
     assert (coloured["train"][0][..., 0] != coloured["train"][0][..., 2]).mean() > 0.5
+
+
+def test_every_digit_has_a_colour_of_its_own_and_can_be_seen_on_it():
+    images, labels = for_generation("mnist_colours")["train"]
+    plain, same = for_generation("mnist")["train"]
+    assert np.array_equal(labels, same)
+    colours, white = images[:, 0, 0].astype(int), plain[..., 0] == 255
+    assert len(np.unique(colours, axis=0)) > 3900
+    inside = np.array([image[mask].mean(0) for image, mask in zip(images, white, strict=True) if mask.any()])
+    behind = colours[white.any((1, 2))]
+    np.testing.assert_allclose(inside, 255 - behind, atol=1e-9)
+    assert np.abs(inside - behind).min() >= 63
+    again = for_generation("mnist_colours")["train"][0]
+    assert np.array_equal(images, again)
+
+
+def test_house_numbers_come_from_vtab_s_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "vtab-1k" / "svhn"
+    (folder / "images").mkdir(parents=True)
+    lists = {"train800.txt": [3, 4], "val200.txt": [5], "test.txt": [0, 1, 2, 7]}
+    for name, numbers in lists.items():
+        for number in numbers:
+            Image.new("RGB", (32, 32), (number, 0, 0)).save(folder / "images" / f"{number}.png")
+        (folder / name).write_text("".join(f"images/{number}.png {number}\n" for number in numbers))
+    monkeypatch.setenv("GLORA_DATA_DIR", str(tmp_path))
+    found = for_generation("svhn")
+    assert {part: (images.shape, labels.tolist()) for part, (images, labels) in found.items()} == {
+        "train": ((4, 28, 28, 3), [0, 1, 2, 7]),
+        "held_out": ((3, 28, 28, 3), [3, 4, 5]),
+    }
+    assert found["train"][0][3].reshape(-1, 3).tolist() == [[7, 0, 0]] * 784
+
+
+def test_digits_that_there_are_not_say_which_there_are():
+    with pytest.raises(ValueError, match="no digits 'cifar' to generate; valid: mnist, mnist_colours, mnist_m, svhn"):
+        for_generation("cifar")
 
 
 def test_only_attentions_are_adapted_and_every_setting_fits_them(unet):
