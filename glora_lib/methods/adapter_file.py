@@ -162,6 +162,8 @@ def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
         content = path.read_bytes()
     except FileNotFoundError as error:
         raise AdapterError(f"there is no adapter {path}; missing: {path.name}") from error
+    except OSError as error:
+        raise AdapterError(f"{path} cannot be read ({error}); name a file that can") from error
     try:
         tensors = load(content)
         metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
