@@ -32,6 +32,20 @@ def standard_errors(record) -> dict[str, float]:
     return errors | {"average": float(np.sqrt(sum(error**2 for error in errors.values())) / len(errors))}
 
 
+def beside_published(record, published: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per benchmark of a record in percent: ours, se (standard error), n, and each place's published value.
+
+    "arc_average" is the mean of ARC's two sets, where both were asked. `published` has the columns benchmark, place and value.
+    """
+    errors = standard_errors(record)
+    rows = {name: (100 * np.mean(items), errors[name], len(items)) for name, items in record.history["items"].items()}
+    if {"arc", "arc_easy"} <= rows.keys():
+        (first, one, n), (second, other, m) = rows["arc"], rows["arc_easy"]
+        rows["arc_average"] = ((first + second) / 2, (one**2 + other**2) ** 0.5 / 2, n + m)
+    found = pd.DataFrame.from_dict(rows, orient="index", columns=["ours", "se", "n"])
+    return found.join(published.pivot(index="benchmark", columns="place", values="value"))
+
+
 def paired(records: pd.DataFrame, method: str, against: str) -> pd.DataFrame:
     """Return a row per task: method - against on the same questions, over the seeds that both have, in percentage points.
 
