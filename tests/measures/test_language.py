@@ -68,6 +68,18 @@ def test_the_untrained_model_stands_beside_every_seed_and_task():
     assert language.paired(TABLE, "glora", "glora_weight").empty
 
 
+def test_all_trainings_count_over_questions_and_over_trainings():
+    questions, trainings, asked = language.over_sets(TABLE, "lora", "base")
+    assert (trainings.n, asked) == (3, 6)
+    each = [0, 100 * (-0.25 + 0) / 2, 100 * (0.5 + 0) / 2]  # a: two seeds, b: one
+    assert questions.mean == pytest.approx(np.mean(each))
+    assert trainings.mean == pytest.approx(np.mean(each))
+    assert trainings.low < 0 < trainings.high
+    assert questions.low < questions.mean < questions.high
+    nothing, _, asked = language.over_sets(TABLE, "glora", "glora_weight")
+    assert (nothing.n, asked) == (0, 0)
+
+
 def test_standard_errors_are_those_of_means_over_questions():
     errors = language.standard_errors(TABLE["record"][0])
     assert errors["arc"] == pytest.approx(100 * np.std([0, 0, 1, 1], ddof=1) / 2)
