@@ -32,6 +32,14 @@ def standard_errors(record) -> dict[str, float]:
     return errors | {"average": float(np.sqrt(sum(error**2 for error in errors.values())) / len(errors))}
 
 
+def seconds_a_step(record) -> float:
+    """Return how long a step of the optimiser took on average, NaN for a model that was not trained."""
+    epochs = len(record.history.get("train", ()))
+    a_step = record.settings["batch_size"] * record.settings["accumulate"]
+    steps = epochs * -(-record.metrics["n_train"] // a_step)
+    return record.cost["seconds_train"] / steps if steps else float("nan")
+
+
 def beside_published(record, published: pd.DataFrame) -> pd.DataFrame:
     """Return a row per benchmark of a record in percent: ours, se (standard error), n, and each place's published value.
 

@@ -31,14 +31,20 @@ WATCHED = 3  # random subnets whose loss on held-out instructions a recipe is ju
 
 
 def language_models(profile: LanguageProfile) -> list[Run]:
-    """Return the runs of the experiment "language_models": each method on each set of instructions with every seed.
+    """Return the runs of the experiment "language_models": each method on each set of instructions with the profile's seeds.
 
     The untrained model is one run. The oracles, which select on questions that are reported, belong to the first set.
     """
-    runs = [Run("language_models", profile.instructions[0], "base", profile)]
-    for place, name in enumerate(profile.instructions):
-        methods = [method for method in METHODS[3:] if place == 0 or not method.endswith("_oracle")]
-        runs += [Run("language_models", name, method, profile, seed) for seed in profile.seeds for method in methods]
+    first, *others = profile.instructions
+    places = [(first, METHODS[3:], profile.seeds)]
+    places += [
+        (name, [method for method in METHODS[3:] if not method.endswith("_oracle")], profile.other_seeds) for name in others
+    ]
+    runs = [Run("language_models", first, "base", profile)]
+    for name, methods, seeds in places:
+        for seed in seeds:
+            there = [method for method in methods if seed in profile.oracle_seeds or not method.endswith("_oracle")]
+            runs += [Run("language_models", name, method, profile, seed) for method in there]
     return runs
 
 

@@ -103,3 +103,27 @@ def test_the_fork_s_merge_is_the_layer_only_where_the_weight_or_c_does_not_chang
         expected = layer.effective()
         assert torch.equal(W, expected[0])
         assert torch.allclose(b, expected[1], atol=1e-5) == right
+
+
+def test_a_step_is_as_many_texts_as_are_accumulated():
+    record = SimpleNamespace(
+        history={"train": [{}, {}]},
+        settings={"batch_size": 4, "accumulate": 2},
+        metrics={"n_train": 33},
+        cost={"seconds_train": 20.0},
+    )
+    assert language.seconds_a_step(record) == 20 / (2 * 5)
+    record.history = {}
+    assert np.isnan(language.seconds_a_step(record))
+
+
+def test_a_record_stands_beside_what_each_place_has_published():
+    record = SimpleNamespace(history={"items": {"arc": [0, 1, 1, 1], "arc_easy": [1, 0], "other": [1, 1]}})
+    published = pd.DataFrame(
+        {"benchmark": ["arc", "arc", "arc_average"], "place": ["a", "b", "b"], "value": [70.0, 60.0, 50.0]}
+    )
+    found = language.beside_published(record, published)
+    assert found.loc["arc", ["ours", "n", "a", "b"]].tolist() == [75, 4, 70, 60]
+    assert found.loc["arc_average", "ours"] == (75 + 50) / 2
+    assert found.loc["arc_average", "b"] == 50
+    assert np.isnan(found.loc["other", "a"])
