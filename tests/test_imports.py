@@ -50,7 +50,7 @@ INSIDE = {
     "audit": (
         "sources judge",
         "counts dimensions equations intervals protocol superlora superset table1",
-        "measured selection superlora_runs tables",
+        "measured selection other_models superlora_runs tables",
         "desk findings",
         "checklist coverage report",
         "__main__",

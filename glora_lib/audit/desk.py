@@ -7,6 +7,7 @@ from glora_lib.audit import (
     dimensions,
     equations,
     measured,
+    other_models,
     protocol,
     selection,
     superlora,
@@ -29,7 +30,20 @@ PARTS = {
     "paper scale": "What only a run at the papers' scale can decide",
     "ours": "Our own questions, which no sentence of the papers answers; outside both tallies",
 }
-MODULES = (table1, tables, protocol, counts, dimensions, equations, superset, selection, superlora, measured, superlora_runs)
+MODULES = (
+    table1,
+    tables,
+    protocol,
+    counts,
+    dimensions,
+    equations,
+    superset,
+    selection,
+    superlora,
+    measured,
+    other_models,
+    superlora_runs,
+)
 CHECKS: dict[str, Check] = {identity: check for module in MODULES for identity, check in module.CHECKS.items()}
 AVERAGES = "99_verdict.ipynb#Tables-recomputed"  # the evidence of every recomputed average
 

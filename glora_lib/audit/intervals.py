@@ -67,12 +67,13 @@ def amount(number: int, what: str) -> str:
 
 def scale(records: pd.DataFrame, method: str, other: str = "") -> str:
     """Return the scale of a comparison in words: pixels, and both sides' epochs, subnets scored and stored parameters."""
-    sides = [_side(records[records["method"] == name]) for name in (method, other) if name]
+    sides = [side(records[records["method"] == name]) for name in (method, other) if name]
     pixels = _values(records, "image_size")
     return f"{pixels} px; {' against '.join(sides)}" if pixels else ""
 
 
-def _side(records: pd.DataFrame) -> str:
+def side(records: pd.DataFrame) -> str:
+    """Return one side of a comparison in words: epochs, subnets scored, and millions of stored parameters."""
     parts = [f"{_values(records, 'epochs')} epochs"]
     if records["record"].map(lambda record: bool(record.settings.get("scale_broadcast") and record.config)).any():
         parts.append("B divided by its inputs")  # another geometry of training than the paper's

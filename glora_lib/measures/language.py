@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from glora_lib.glora.layer import GLoRALinear
+from glora_lib.measures.table import Interval, interval
 
 Z = 1.96  # of a normal interval of 95 %
 
@@ -31,6 +32,28 @@ def standard_errors(record) -> dict[str, float]:
     return errors | {"average": float(np.sqrt(sum(error**2 for error in errors.values())) / len(errors))}
 
 
+def seconds_a_step(record) -> float:
+    """Return how long a step of the optimiser took on average, NaN for a model that was not trained."""
+    epochs = len(record.history.get("train", ()))
+    a_step = record.settings["batch_size"] * record.settings["accumulate"]
+    steps = epochs * -(-record.metrics["n_train"] // a_step)
+    return record.cost["seconds_train"] / steps if steps else float("nan")
+
+
+def beside_published(record, published: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per benchmark of a record in percent: ours, se (standard error), n, and each place's published value.
+
+    "arc_average" is the mean of ARC's two sets, where both were asked. `published` has the columns benchmark, place and value.
+    """
+    errors = standard_errors(record)
+    rows = {name: (100 * np.mean(items), errors[name], len(items)) for name, items in record.history["items"].items()}
+    if {"arc", "arc_easy"} <= rows.keys():
+        (first, one, n), (second, other, m) = rows["arc"], rows["arc_easy"]
+        rows["arc_average"] = ((first + second) / 2, (one**2 + other**2) ** 0.5 / 2, n + m)
+    found = pd.DataFrame.from_dict(rows, orient="index", columns=["ours", "se", "n"])
+    return found.join(published.pivot(index="benchmark", columns="place", values="value"))
+
+
 def paired(records: pd.DataFrame, method: str, against: str) -> pd.DataFrame:
     """Return a row per task: method - against on the same questions, over the seeds that both have, in percentage points.
 
@@ -38,25 +61,25 @@ def paired(records: pd.DataFrame, method: str, against: str) -> pd.DataFrame:
     is over questions, of which other draws would give other numbers; it does not count other seeds. "base" has one seed, which
     stands beside every seed of the other. Columns: task, difference, low, high, n (seeds), questions.
     """
-    rows = []
-    for task in dict.fromkeys(records["task"]):
-        first, second = (_items(records, name, task) for name in (method, against))
-        seeds = sorted(first.keys() & second.keys())
-        if "base" in (method, against):  # was not trained: one answer for all seeds and tasks
-            base = next(iter(_items(records, "base").values()), None)
-            first, second = (found or dict.fromkeys({**first, **second}, base) for found in (first, second))
-            seeds = sorted(first.keys() & second.keys()) if base else []
-        if not seeds or method == against:
-            continue
-        differences = {
-            name: np.mean([np.subtract(first[seed][name], second[seed][name]) for seed in seeds], axis=0)
-            for name in first[seeds[0]]
-        }
-        mean = 100 * np.mean([d.mean() for d in differences.values()])
-        error = 100 * np.sqrt(sum(d.var(ddof=1) / len(d) for d in differences.values())) / len(differences)
-        questions = sum(map(len, differences.values()))
-        rows.append((task, mean, mean - Z * error, mean + Z * error, len(seeds), questions))
+    rows = [
+        (task, *_over_questions(found))
+        for task in dict.fromkeys(records["task"])
+        if (found := _pairs(records, method, against, task))
+    ]
     return pd.DataFrame(rows, columns=["task", "difference", "low", "high", "n", "questions"])
+
+
+def over_sets(records: pd.DataFrame, method: str, against: str) -> tuple[Interval, Interval, int]:
+    """Return method - against over all trainings of all tasks, in points: the interval over questions, that over trainings.
+
+    The last number is that of the questions. Without a pair, n is 0 and all else NaN.
+    """
+    pairs = [pair for task in dict.fromkeys(records["task"]) for pair in _pairs(records, method, against, task)]
+    if not pairs:
+        return *[Interval(*[float("nan")] * 2, 0, *[float("nan")] * 2, 0)] * 2, 0
+    mean, low, high, _, questions = _over_questions(pairs)
+    trainings = interval(pd.Series([100 * np.mean([items.mean() for items in pair.values()]) for pair in pairs]))
+    return Interval(mean, float("nan"), questions, low, high, 0), trainings, questions
 
 
 @torch.no_grad()
@@ -69,6 +92,26 @@ def merged_by_the_fork(layer: GLoRALinear) -> tuple[Float[Tensor, "d2 d1"], Floa
     C = layer._tensor("C")
     b = layer.W0.new_zeros(len(layer.W0)) if b is None else b
     return W, b if C is None else b + ((W - layer.W0) @ C).squeeze(-1)
+
+
+def _pairs(records: pd.DataFrame, method: str, against: str, task: str) -> list[dict[str, np.ndarray]]:
+    """Return for each seed that both have: benchmark -> differences of the questions. The untrained model has every seed."""
+    if method == against:
+        return []
+    first, second = (_items(records, name, task) for name in (method, against))
+    if "base" in (method, against):
+        base = next(iter(_items(records, "base").values()), None)
+        first, second = (found or (dict.fromkeys({**first, **second}, base) if base else {}) for found in (first, second))
+    seeds = sorted(first.keys() & second.keys())
+    return [{name: np.subtract(first[seed][name], second[seed][name]) for name in first[seed]} for seed in seeds]
+
+
+def _over_questions(pairs: list[dict[str, np.ndarray]]) -> tuple[float, float, float, int, int]:
+    """Return mean, low and high in points of the average over benchmarks, the number of pairs, and that of questions."""
+    differences = [np.mean([pair[name] for pair in pairs], axis=0) for name in pairs[0]]
+    mean = 100 * np.mean([d.mean() for d in differences])
+    error = 100 * np.sqrt(sum(d.var(ddof=1) / len(d) for d in differences)) / len(differences)
+    return mean, mean - Z * error, mean + Z * error, len(pairs), sum(map(len, differences))
 
 
 def _items(records: pd.DataFrame, method: str, task: str | None = None) -> dict[int, dict[str, list[float]]]:

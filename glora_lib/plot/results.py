@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from glora_lib.plot.style import GREYSAFE, MARKERS, finish, look
+from glora_lib.plot.style import GREYSAFE, MARKERS, finish, look, looks
 
 
 def lines(
@@ -109,12 +109,11 @@ def bars(table: pd.DataFrame, *, x: str, y: str, hue: str, error: str, ylabel: s
     groups, kinds = list(dict.fromkeys(table[x])), list(dict.fromkeys(table[hue]))
     figure, axes = plt.subplots(figsize=(2 + 1.4 * len(groups), 4))
     width = 0.8 / len(kinds)
-    for number, kind in enumerate(kinds):
+    for number, (kind, (color, _, hatch)) in enumerate(zip(kinds, looks(kinds), strict=True)):
         rows = table[table[hue] == kind].set_index(x).reindex(groups)
         places = np.arange(len(groups)) + (number - (len(kinds) - 1) / 2) * width
-        color, _, hatch = look(kind, number)
         style = {"color": color, "hatch": hatch, "edgecolor": "white", "ecolor": "0.4"}
-        axes.bar(places, rows[y], width, yerr=rows[error].fillna(0), label=kind, capsize=3, **style)
+        axes.bar(places, rows[y], width, yerr=rows[error], label=kind, capsize=3, **style)
     axes.set_xticks(np.arange(len(groups)), groups, fontsize=8)
     axes.set(ylabel=ylabel)
     axes.legend(frameon=False, ncols=len(kinds), loc="lower center", bbox_to_anchor=(0.5, 1))

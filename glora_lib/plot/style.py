@@ -1,5 +1,6 @@
 """What all figures share: colours, markers and hatches that stay apart in grey, the last touch, and where a figure is kept."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -31,6 +32,16 @@ def look(name: str, number: int) -> tuple[str, str, str]:
     """Return colour, marker and hatch: a method's own ("GLoRA", "vpt_deep"), or those of the place `number` in a figure."""
     words = name.lower().replace("-", "_").replace(" ", "_").split("_")
     return METHODS.get(words[0]) or (GREYSAFE[number % 5], MARKERS[number % 5], HATCHES[number % 5])
+
+
+def looks(names: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Return a look for each name of a figure, no two alike: a method's own first, and another hatch where a look is taken."""
+    found: dict[str, tuple[str, str, str]] = {}
+    for name in sorted(names, key=lambda name: look(name, 0) != look(name, 1)):  # methods with looks of their own
+        color, marker, hatch = look(name, list(names).index(name))
+        taken = {other[2] for other in found.values() if other[0] == color}
+        found[name] = (color, marker, next(free for free in (hatch, *HATCHES, *"+xo") if free not in taken))
+    return [found[name] for name in names]
 
 
 def save(figure: Figure, name: str, profile: Profile) -> Path:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from glora_lib.backbones import language_label, language_sha256, load_language_model
+from glora_lib.backbones import language_label, language_sha256, load_language_model, rounded_again
 from glora_lib.data import DataError
 from glora_lib.data import questions as asked
 from glora_lib.data.instructions import Instructions, encode, fitting, load_instructions
@@ -26,31 +26,38 @@ from glora_lib.training.language import finetune, mean_loss
 # GLoRA -> whether layers without bias gain one, and what selects: validation questions, or reported ones
 SEARCHED = {"glora": (True, "val"), "glora_weight": (False, "val")}
 SEARCHED |= {f"{name}_oracle": (gains, "test") for name, (gains, _) in SEARCHED.items()}
-METHODS = ("base", "agreement", "lora", *SEARCHED)
+METHODS = ("base", "agreement", "rounded", "lora", *SEARCHED)
 WATCHED = 3  # random subnets whose loss on held-out instructions a recipe is judged by
 
 
 def language_models(profile: LanguageProfile) -> list[Run]:
-    """Return the runs of the experiment "language_models": each method on each set of instructions with every seed.
+    """Return the runs of the experiment "language_models": each method on each set of instructions with the profile's seeds.
 
     The untrained model is one run. The oracles, which select on questions that are reported, belong to the first set.
     """
-    runs = [Run("language_models", profile.instructions[0], "base", profile)]
-    for place, name in enumerate(profile.instructions):
-        methods = [method for method in METHODS[2:] if place == 0 or not method.endswith("_oracle")]
-        runs += [Run("language_models", name, method, profile, seed) for seed in profile.seeds for method in methods]
+    first, *others = profile.instructions
+    places = [(first, METHODS[3:], profile.seeds)]
+    places += [
+        (name, [method for method in METHODS[3:] if not method.endswith("_oracle")], profile.other_seeds) for name in others
+    ]
+    runs = [Run("language_models", first, "base", profile)]
+    for name, methods, seeds in places:
+        for seed in seeds:
+            there = [method for method in methods if seed in profile.oracle_seeds or not method.endswith("_oracle")]
+            runs += [Run("language_models", name, method, profile, seed) for method in there]
     return runs
 
 
 def checks(profile: LanguageProfile) -> list[Run]:
-    """Return two runs of the untrained model in the experiment "language_checks".
+    """Return three runs of the untrained model in the experiment "language_checks".
 
     "published" answers questions without examples, as somebody has published it; "agreement" answers 50 a second time with the
-    harness' own model class.
+    harness' own model class; "rounded" has its weights rounded to 4 bits once more, and no question.
     """
+    asked_of = (("base", "published", profile.published), ("agreement", "", profile.agreement), ("rounded", "", {}))
     return [
         Run("language_checks", profile.instructions[0], method, replace(profile, questions=questions, methods={}), label=label)
-        for method, label, questions in (("base", "published", profile.published), ("agreement", "", profile.agreement))
+        for method, label, questions in asked_of
     ]
 
 
@@ -115,7 +122,8 @@ def _trained(run: Run, recipe: LanguageProfile, model, train, held_out, question
     """Return the plain model after training and search, and the parts of the record that come with it."""
     before = sum(p.numel() for p in model.parameters())
     parts = {"metrics": {}, "config": None, "selected_on": "nothing", "history": {}, "cost": {}}
-    if run.method in ("base", "agreement"):
+    if run.method in ("base", "agreement", "rounded"):
+        model = rounded_again(model, run.seed) if run.method == "rounded" else model
         return model, parts | {"cost": {"trained": 0, "stored": 0, "merged": 0}}
     if run.method == "lora":
         net = attention.lora(model, **recipe.options).to(model.device)

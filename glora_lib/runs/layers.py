@@ -12,13 +12,16 @@ EVERY_SEED = 3  # of the tasks, the first so many have every seed of the profile
 def layers(profile: Profile) -> list[Run]:
     """Return the runs of the experiment "layers", whose settings the profile's `layers` changes.
 
-    GLoRA has a run for each of the sets of kinds in "adapted", labelled "glora_conv", "glora_conv_norm" and alike.
+    GLoRA has a row for each of the sets of kinds in "adapted", labelled "glora_conv", "glora_conv_norm" and alike. Rows in
+    "first_seed" have no other seed, and rows in "once" besides that only the tasks that have every seed.
     """
-    here = changed(profile)
-    runs = []
+    here, runs = changed(profile), []
+    first_seed, once = (profile.layers.get(name, ()) for name in ("first_seed", "once"))
     for place, task in enumerate(here.tasks):
         for seed in here.seeds if place < EVERY_SEED else here.seeds[:1]:
-            runs += _rows("layers", task, here, profile.layers["adapted"], seed)
+            rows = _rows("layers", task, here, profile.layers["adapted"], seed)
+            left_out = once if place >= EVERY_SEED else () if seed == here.seeds[0] else (*first_seed, *once)
+            runs += [run for run in rows if (run.label or run.method) not in left_out]
     return runs
 
 
@@ -40,7 +43,7 @@ def recipes(profile: Profile) -> list[Run]:
 
 def changed(profile: Profile) -> Profile:
     """Return the profile with the settings of this experiment."""
-    own = ("adapted", "rates", "rates_on")
+    own = ("adapted", "first_seed", "once", "rates", "rates_on")
     return replace(profile, layers={}, **{name: value for name, value in profile.layers.items() if name not in own})
 
 

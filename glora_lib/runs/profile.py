@@ -240,6 +240,8 @@ CPU = replace(
         "image_size": 48,
         "tasks": ("mnist_m", "landcover_10", "clevr_count", "mnist_5k", "koeppen_5", "dsprites_ori"),
         "adapted": (("conv",), ("conv", "norm")),
+        "first_seed": ("full", "bitfit"),
+        "once": ("glora_conv_norm",),
         "rates": (1e-3, 3e-3),
         "rates_on": "koeppen_5",
         "batch_size": 32,
@@ -299,7 +301,16 @@ GPU = replace(
     budgets=(14, 50, 100, 200, 500),
     budget_tasks=("cifar10", "landcover_10", "clevr_count", "mnist_m"),
     layers=CPU.layers
-    | {"image_size": 224, "epochs": 100, "population": 50, "parents": 10, "mutations": 25, "crossovers": 25}
+    | {
+        "first_seed": (),
+        "once": (),
+        "image_size": 224,
+        "epochs": 100,
+        "population": 50,
+        "parents": 10,
+        "mutations": 25,
+        "crossovers": 25,
+    }
     | {"methods": {method: recipe | {"epochs": 100} for method, recipe in CPU.layers["methods"].items()}},
     figures="figures/gpu",
     vtab_folders=False,

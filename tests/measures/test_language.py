@@ -68,6 +68,18 @@ def test_the_untrained_model_stands_beside_every_seed_and_task():
     assert language.paired(TABLE, "glora", "glora_weight").empty
 
 
+def test_all_trainings_count_over_questions_and_over_trainings():
+    questions, trainings, asked = language.over_sets(TABLE, "lora", "base")
+    assert (trainings.n, asked) == (3, 6)
+    each = [0, 100 * (-0.25 + 0) / 2, 100 * (0.5 + 0) / 2]  # a: two seeds, b: one
+    assert questions.mean == pytest.approx(np.mean(each))
+    assert trainings.mean == pytest.approx(np.mean(each))
+    assert trainings.low < 0 < trainings.high
+    assert questions.low < questions.mean < questions.high
+    nothing, _, asked = language.over_sets(TABLE, "glora", "glora_weight")
+    assert (nothing.n, asked) == (0, 0)
+
+
 def test_standard_errors_are_those_of_means_over_questions():
     errors = language.standard_errors(TABLE["record"][0])
     assert errors["arc"] == pytest.approx(100 * np.std([0, 0, 1, 1], ddof=1) / 2)
@@ -91,3 +103,27 @@ def test_the_fork_s_merge_is_the_layer_only_where_the_weight_or_c_does_not_chang
         expected = layer.effective()
         assert torch.equal(W, expected[0])
         assert torch.allclose(b, expected[1], atol=1e-5) == right
+
+
+def test_a_step_is_as_many_texts_as_are_accumulated():
+    record = SimpleNamespace(
+        history={"train": [{}, {}]},
+        settings={"batch_size": 4, "accumulate": 2},
+        metrics={"n_train": 33},
+        cost={"seconds_train": 20.0},
+    )
+    assert language.seconds_a_step(record) == 20 / (2 * 5)
+    record.history = {}
+    assert np.isnan(language.seconds_a_step(record))
+
+
+def test_a_record_stands_beside_what_each_place_has_published():
+    record = SimpleNamespace(history={"items": {"arc": [0, 1, 1, 1], "arc_easy": [1, 0], "other": [1, 1]}})
+    published = pd.DataFrame(
+        {"benchmark": ["arc", "arc", "arc_average"], "place": ["a", "b", "b"], "value": [70.0, 60.0, 50.0]}
+    )
+    found = language.beside_published(record, published)
+    assert found.loc["arc", ["ours", "n", "a", "b"]].tolist() == [75, 4, 70, 60]
+    assert found.loc["arc_average", "ours"] == (75 + 50) / 2
+    assert found.loc["arc_average", "b"] == 50
+    assert np.isnan(found.loc["other", "a"])

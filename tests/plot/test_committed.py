@@ -73,3 +73,12 @@ def test_figures_of_an_earlier_run_and_profiles_without_committed_ones_are_left_
     put(tmp_path / "out" / "tiny" / "figures" / "01_old.png", np.zeros((8, 8, 3), np.uint8))
     assert committed.compare(profile, since=2e10) == []
     assert committed.compare(replace(profile, figures="")) == []
+
+
+def test_no_two_bars_look_alike_and_methods_keep_their_own():
+    names = ["linear", "full", "bitfit", "lora", "glora_conv", "glora_conv_norm"]
+    found = style.looks(names)
+    assert len({(color, hatch) for color, _, hatch in found}) == len(names)
+    assert found[3] == style.METHODS["lora"]
+    assert found[4] == style.METHODS["glora"]
+    assert found[2] == style.look("bitfit", 2)

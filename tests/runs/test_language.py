@@ -49,7 +49,7 @@ def test_every_profile_of_images_has_one_of_language():
 
 def test_the_experiment_has_every_method_on_every_set_and_seed():
     runs = language.language_models(LANGUAGE["cpu"])
-    assert len({run.id for run in runs}) == len(runs) == 1 + 3 * (5 + 3)
+    assert len({run.id for run in runs}) == len(runs) == 1 + 3 * 3 + 2 + 3
     assert {run.method for run in runs if run.task == "alpaca_2000"} == {"lora", "glora", "glora_weight"}
 
 
@@ -79,7 +79,7 @@ def test_too_few_instructions_are_an_error():
         language.execute(Run("language_models", "tiny", "lora", replace(SMOKE, tokens=100_000)))
     with pytest.raises(DataError, match="texts of 5000 tokens are longer than the model's context of 4096; lower `length`"):
         language.execute(Run("language_models", "tiny", "lora", replace(SMOKE, length=5000)))
-    with pytest.raises(ValueError, match="method 'adapter' is not known; valid: base, agreement, lora, glora"):
+    with pytest.raises(ValueError, match="method 'adapter' is not known; valid: base, agreement, rounded, lora, glora"):
         language.execute(Run("language_models", "tiny", "adapter", SMOKE))
 
 
@@ -126,9 +126,11 @@ def test_a_recipe_is_judged_by_held_out_instructions_alone():
     assert "average" not in record.metrics
 
 
-def test_the_untrained_model_is_checked_twice():
-    published, agreement = [language.execute(run) for run in language.checks(SMOKE)]
+def test_the_untrained_model_is_checked_three_times():
+    published, agreement, rounded = [language.execute(run) for run in language.checks(SMOKE)]
     assert published.method == "published"
     assert published.metrics["n_sums"] == 20
     assert agreement.method == "agreement"
     assert agreement.history["harness"] == agreement.history["items"]
+    assert rounded.metrics["loss"] != published.metrics["loss"]
+    assert "average" not in rounded.metrics

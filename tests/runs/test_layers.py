@@ -22,7 +22,8 @@ def states(tmp_path, monkeypatch):
 
 def test_three_tasks_have_every_seed_and_three_have_one():
     runs = layers.layers(PROFILES["cpu"])
-    assert len({run.id for run in runs}) == len(runs) == 6 * (3 * 3 + 3)
+    rows = 3 * (3 * 3 + 3) + 2 * 6 + 3  # three rows with every seed, two with the first, and normalisations on three tasks
+    assert len({run.id for run in runs}) == len(runs) == rows
     assert {run.label or run.method for run in runs} == {*layers.METHODS, "glora_conv", "glora_conv_norm"}
     assert len({run.task for run in runs if run.seed == 2}) == 3
     assert {run.recipe.backbone for run in runs} == {"efficientnet_lite0_imagenet1k"}
