@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from glora_lib.plot.style import GREYSAFE, finish
 
@@ -84,6 +85,10 @@ def fronts(
             axes.axhline(level, color="0.3", linestyle=(":", "--")[number % 2], linewidth=1, label=name)
         seeds = "/".join(map(str, sorted(table["n"].unique())))
         axes.set(xscale="log", xlabel="trained parameters, head excluded", ylabel=y)
+        few = table["parameters"].max() < 100 * max(1, table["parameters"].min())  # so few decades that tens alone say little
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_title(f"{title}, n = {seeds} seeds", fontsize=9)
     for axes in grid.flat[len(tables) :]:
         axes.axis("off")
