@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from statistics import median
 
+import pandas as pd
 import torch
 from torch import nn
 
@@ -75,12 +77,21 @@ def measure(rounds: int = 5) -> Record:
         options = ["--one", name, "--rounds", str(rounds), "--threads", str(torch.get_num_threads())]
         command = [sys.executable, "-m", "glora_lib.benchmark.forming", *options]
         found[name] = json.loads(subprocess.check_output(command, text=True, cwd=ROOT).splitlines()[-1])
-    medians = {name: sorted(values["forming"])[rounds // 2] for name, values in found.items()}
+    medians = {name: median(values["forming"]) for name, values in found.items()}
     settings = {"rounds": rounds, "width": 768, "depth": 12}
     return Record(
         EXPERIMENT, TASK, METHOD, "cpu", 0, settings, {"seconds": medians, "n_rounds": rounds}, config=None,
         selected_on="nothing", cost={"peak_memory_mb": peak_memory()}, provenance=provenance(), history=found,
     )  # fmt: skip
+
+
+def table(record: Record) -> pd.DataFrame:
+    """Return a row a setting: parameters, numbers of dW, medians of seconds (forming, with gradients), and megabytes more."""
+    rows = [
+        (name, row["parameters"], row["numbers"], median(row["forming"]), median(row["with_gradients"]), row["memory_mb"])
+        for name, row in record.history.items()
+    ]
+    return pd.DataFrame(rows, columns=["setting", "parameters", "numbers", "forming (s)", "with gradients (s)", "MB more"])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -96,9 +107,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     print(line())
     record = measure(options.rounds)
-    for name, values in record.history.items():
-        middle = [sorted(values[kind])[options.rounds // 2] for kind in ("forming", "with_gradients")]
-        print(f"{name:20} {middle[0]:.3f} s, with gradients {middle[1]:.3f} s, {values['memory_mb']:.0f} MB more")
+    print(table(record).to_string(index=False, float_format="{:.3f}".format))
     print(record.save())
     return 0
 

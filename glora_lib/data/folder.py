@@ -104,7 +104,7 @@ def read_list(root: Path, name: str, classes: int | None, seen: dict[Path, str],
         places = (Path(os.path.normpath(root / folder / inside)) for folder in folders)
         path = next((place for place in places if place.is_file()), root / inside)
         if not path.is_file():
-            raise DataError(f"{where}: there is no image {relative!r} in {root}; {_cause(root, inside)}")
+            raise DataError(f"{where}: there is no image {relative!r} in {root}; {cause(root, inside)}")
         if path in seen:
             raise DataError(f"{where}: the image {relative!r} is already listed in {seen[path]}; keep it in one list")
         seen[path] = where
@@ -114,14 +114,14 @@ def read_list(root: Path, name: str, classes: int | None, seen: dict[Path, str],
     return rows
 
 
-def _cause(root: Path, relative: str) -> str:
-    """Return what most likely keeps an image from being found, and the mend."""
+def cause(root: Path, relative: str, mend: str = MEND) -> str:
+    """Return what most likely keeps an image from being found, and what mends it, else `mend`."""
     if "\\" in relative:
         return "the path has backslashes: write it with /"
     for form in ("NFC", "NFD"):
         if (root / unicodedata.normalize(form, relative)).is_file():
             return f"it is there under the same letters in another form of Unicode ({form}): convert the list to that"
-    return MEND
+    return mend
 
 
 def class_names(root: Path, expected: int | None) -> tuple[str, ...] | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from glora_lib.data.folder import LISTS, decode, from_rows, hashes_of, load_folder, read_list
+from glora_lib.data.folder import LISTS, cause, decode, from_rows, hashes_of, load_folder, read_list
 from glora_lib.data.notes import Row
 from glora_lib.data.task import DataError, Task
 
@@ -64,7 +64,9 @@ def load_own(place: str | Path, size: int, seed: int = 0) -> Own:
         raise DataError(f"{place} has no picture to train on for {', '.join(thin[:5])}; add some, or remove the class")
     for part in ("val", "test"):
         if not lists[part]:
-            raise DataError(f"{place} has too few pictures for a split of its own for {part}: some class needs three at least")
+            raise DataError(
+                f"{place} has too few pictures for a split of its own for {part}: some class needs three different ones"
+            )
     name = place.stem if place.is_file() else place.absolute().name
     task = from_rows(name, "own", "", tuple(names), lists, size)
     counts = Counter(label for part in lists.values() for _, label, _ in part)
@@ -154,11 +156,14 @@ def readable(listed: Listed, names: Sequence[str]) -> tuple[list[Row], list[str]
     rows, broken = [], []
     for path, name, _ in listed:
         if not path.is_file():
-            raise DataError(f"there is no picture {path}; mend the table's path, which is relative to the table")
+            why = cause(path.parent, path.name, "mend the table's path, which is relative to the table")
+            raise DataError(f"there is no picture {path}; {why}")
         try:
             decode(path)
-        except Exception as error:
-            broken.append(f"{path.name} ({' '.join(str(error).split())[:80]})")
+        except DataError as error:
+            broken.append(
+                f"{path.name} ({' '.join(str(error.__cause__ or error).split()).replace(str(path), path.name)[:100]})"
+            )
             continue
         rows.append((path, names.index(name), str(path)))
     if not rows:

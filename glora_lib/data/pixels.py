@@ -1,5 +1,7 @@
 """Pictures of any kind as eight bits and three colours; what has no such meaning is refused."""
 
+from pathlib import Path
+
 import numpy as np
 from PIL import Image
 
@@ -24,6 +26,12 @@ def rgb(image: Image.Image) -> Image.Image:
         return image.convert("RGB")
     image = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def sixteen_bits(path: Path) -> bool:
+    """Return whether a picture is grey of 16 bits, by its header."""
+    with Image.open(path) as image:
+        return image.mode in DEPTH or (image.mode == "I" and image.format == "PPM")
 
 
 def transparent(image: Image.Image) -> bool:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from glora_lib.data.own import Own
+from glora_lib.data.pixels import sixteen_bits
 from glora_lib.data.task import MEAN, STD
 from glora_lib.training.files import replacing
 
@@ -34,11 +35,14 @@ model.eval()
 mean, std = (torch.tensor(values).view(3, 1, 1) * 255 for values in ({mean}, {std}))
 for path in sys.argv[1:]:
     picture = Image.open(path)
-{white}    picture = picture.convert("RGB").resize(({pixels}, {pixels}), Image.Resampling.BICUBIC)
+{sixteen}{white}    picture = picture.convert("RGB").resize(({pixels}, {pixels}), Image.Resampling.BICUBIC)
     x = (torch.from_numpy(np.asarray(picture).transpose(2, 0, 1).copy()).float() - mean) / std
     with torch.no_grad():
         print(path, CLASSES[model(x[None]).argmax(1).item()])
 '''
+SIXTEEN = """    if picture.mode.startswith("I"):  # 16 bits
+        picture = Image.fromarray((np.asarray(picture) / 257).round().astype("uint8"))
+"""
 ON_WHITE = """    picture = picture.convert("RGBA")
     picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
 """
@@ -58,6 +62,7 @@ def write_model(plain: nn.Module, own: Own, out: Path, image_size: int) -> nn.Mo
     program = PROGRAM.format(
         classes=list(own.task.class_names), architecture=architecture, number=own.task.classes, mean=MEAN, std=STD,
         size=f", img_size={image_size}" if arguments else "", pixels=image_size,
+        sixteen=SIXTEEN if any(sixteen_bits(path) for part in own.files.values() for path in part) else "",
         white=ON_WHITE if any("transparent" in note for note in own.task.notes) else "",
     )  # fmt: skip
     with replacing(out / "load_it.py") as temporary:

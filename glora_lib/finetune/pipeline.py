@@ -20,6 +20,7 @@ from glora_lib.finetune.early import early_numbers
 from glora_lib.finetune.export import onnx, write_model
 from glora_lib.finetune.progress import Progress, expected
 from glora_lib.finetune.report import Report, measure
+from glora_lib.glora.layer import GLoRALinear, check_whole
 from glora_lib.glora.model import AdaptedModel, fuse
 from glora_lib.glora.score import Score
 from glora_lib.glora.search import evolve
@@ -31,6 +32,7 @@ from glora_lib.runs.paths import OUT
 from glora_lib.runs.profile import PROFILES, Profile
 from glora_lib.training.device import device
 from glora_lib.training.files import replacing
+from glora_lib.training.head import head_of
 from glora_lib.training.loop import train
 
 FUSABLE = [method for method in METHODS if method not in NOT_FUSABLE]
@@ -64,7 +66,8 @@ def finetune(
     Args:
         folder: class folders, a .csv, or lists as in VTAB: see `data.own`.
         backbone, weights: as for `load_backbone`; weights may be "hub" where there is a network.
-        method: one that fuses into the backbone's weights; GLoRA is searched on val.
+        method: one that fuses into the backbone's weights; GLoRA is searched on val, and acts on the convolutions of a
+            backbone that has no linear layer beside its head.
         out: a folder; out/finetune/<name of the pictures> by default.
         image_size: pixels a side; 42 for the packaged backbone, others' own size.
         epochs: of training.
@@ -77,6 +80,9 @@ def finetune(
         raise FinetuneError(f"{method!r} leaves no plain model: it cannot be fused, or is none; valid: {', '.join(FUSABLE)}")
     if backbone == EFFICIENTNET:
         raise FinetuneError(f"{backbone!r} has a first layer of its own, which timm alone does not have; take a timm name")
+    for name, value in (("epochs", epochs), ("image_size", image_size)):
+        if value is not None:
+            check_whole(value, name)
     recipe = replace(PROFILES["cpu"].for_method(method), **SEARCH, epochs=epochs or EPOCHS)
     if method == "linear":
         recipe = replace(PROFILES["cpu"].for_method(method), **({"epochs": epochs} if epochs else {}))
@@ -100,6 +106,7 @@ def finetune(
     torch.manual_seed(seed)
     options = {"gain_bias": False} if method == "glora" else {}  # a plain timm model has no place for more biases
     options |= {"rank": recipe.rank, "scale_broadcast": recipe.scale_broadcast} if method == "glora" else recipe.options
+    options |= {"layers": ["conv"]} if method == "glora" and _without_linear(model) else {}
     net = METHODS[method](model, **options)
     say(expected(net, own.task, recipe))
     progress = Progress(recipe.epochs, say)
@@ -172,6 +179,11 @@ def _own_size(backbone: str) -> int:
     if not timm.is_model(backbone):
         return 224  # loading says which names there are
     return timm.models.get_pretrained_cfg(backbone, allow_unregistered=True).input_size[-1]
+
+
+def _without_linear(model: nn.Module) -> bool:
+    heads = {id(module) for part in head_of(model).values() for module in part.modules()}
+    return not any(GLoRALinear.suits(module) and id(module) not in heads for module in model.modules())
 
 
 def _search(

@@ -27,6 +27,9 @@ class GLoRAShaped(GLoRALinear):
         matrix.weight = nn.Parameter(weight.detach().reshape(d2, -1))
         matrix.bias = None if bias is None else nn.Parameter(bias.detach().reshape(d2))
         super().__init__(matrix, rank, scale_broadcast, gain_bias)
+        for name, value in vars(layer).items():  # beside the matrix's: a kernel's size, a number of groups, an epsilon
+            if not name.startswith("_") and name != "training":
+                setattr(self, name, value)
         self.weight_shape, self.bias_shape = weight.shape, (d2,) if bias is None else bias.shape
         self.plain = copy.copy(layer)  # without weight and bias: all else that calling it needs, such as running statistics
         self.plain._parameters = layer._parameters | {"weight": None, "bias": None}
@@ -38,6 +41,12 @@ class GLoRAShaped(GLoRALinear):
         W, b = self.formed or self.effective()
         own = {"weight": W.view(self.weight_shape), "bias": None if b is None else b.view(self.bias_shape)}
         return functional_call(self.plain, own, (input,))
+
+    def __getattr__(self, name: str):
+        plain = self.__dict__.get("_modules", {}).get("plain")
+        if plain is not None and name in plain._buffers:  # running statistics
+            return plain._buffers[name]
+        return super().__getattr__(name)
 
     @property
     def weight(self) -> Tensor:

@@ -1,8 +1,8 @@
 """Adapters on disk: one .safetensors file with the trained tensors, and in its metadata a description of what they belong to.
 
 A file holds what a method trained, the head included; for GLoRA either the whole supernet or, smaller, just what one
-configuration needs. Buffers that training moves, such as running statistics, come along. Nothing is loaded into a model before
-all of it was checked: the checksum, the backbone, names and shapes, and that every number is finite.
+configuration needs. Buffers come along, such as running statistics, since training may move them. Nothing is loaded into a
+model before all of it was checked: the checksum, the backbone, names and shapes, and that every number is finite.
 
 Files of an older form, tensors alone with the description in a .json beside them, are read too.
 """
@@ -20,7 +20,16 @@ from torch import Tensor, nn
 from glora_lib.glora.model import AdaptedModel
 from glora_lib.glora.space import Choice, from_json, to_json
 from glora_lib.methods import METHODS
-from glora_lib.methods.belonging import dtypes, fingerprint, in_use, raw_bytes, support_of, trained_whole, values_sha256
+from glora_lib.methods.belonging import (
+    buffers_of,
+    dtypes,
+    fingerprint,
+    in_use,
+    raw_bytes,
+    support_of,
+    trained_whole,
+    values_sha256,
+)
 from glora_lib.training.files import replacing
 from glora_lib.training.wrappers import plain_name, unwrapped
 
@@ -56,7 +65,8 @@ def save_adapter(
     if isinstance(net, AdaptedModel):
         config = {plain_name(net.model, name): choice for name, choice in to_json(net.config).items()}
         options, tensors = net.options, support_of(net) if whole else in_use(net)
-    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in (tensors | trained_whole(net)).items()}
+    tensors |= buffers_of(net) | trained_whole(net)
+    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     _check_finite(tensors, path)
     description = {
         "backbone": backbone,
@@ -122,10 +132,10 @@ def file_of(path: str | Path) -> Path:
 
 def _load(net: nn.Module, path: Path, description: dict, tensors: dict[str, Tensor]) -> None:
     """Fill the trained parameters of `net` from a file, and choose its configuration, after all checks."""
-    _check_backbone(net, path, description)
+    _check_backbone(net, path, description, tensors)
     _check_finite(tensors, path)
-    support, whole = support_of(net), trained_whole(net)
-    _check_shapes(tensors, support, whole, path)
+    support, whole, buffers = support_of(net), trained_whole(net), buffers_of(net)
+    _check_shapes(tensors, support, whole | buffers, path)
     before = getattr(net, "config", None)
     if before is not None:
         try:
@@ -145,6 +155,8 @@ def _load(net: nn.Module, path: Path, description: dict, tensors: dict[str, Tens
             target.zero_()
             if name in tensors:
                 target[tuple(slice(0, length) for length in tensors[name].shape)].copy_(tensors[name])
+        for name in buffers.keys() & tensors.keys():
+            buffers[name].copy_(tensors[name])
 
 
 def _config(net: nn.Module, config):
@@ -162,6 +174,8 @@ def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
         content = path.read_bytes()
     except FileNotFoundError as error:
         raise AdapterError(f"there is no adapter {path}; missing: {path.name}") from error
+    except OSError as error:
+        raise AdapterError(f"{path} cannot be read ({error}); name a file that can") from error
     try:
         tensors = load(content)
         metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
@@ -205,9 +219,9 @@ def _check_fields(description: dict, name: str) -> None:
         raise AdapterError(f"{name} lacks {sorted(missing)}; restore it or train the adapter again")
 
 
-def _check_backbone(net: nn.Module, path: Path, description: dict) -> None:
+def _check_backbone(net: nn.Module, path: Path, description: dict, tensors: dict[str, Tensor]) -> None:
     found, wanted = fingerprint(net), str(description["backbone_sha256"])
-    if found == wanted:
+    if wanted in (found, fingerprint(net, tensors)):  # calling the model may have moved buffers, which are in the file
         return
     mend = "load that backbone"
     if description.get("backbone_values_sha256") == values_sha256(net):

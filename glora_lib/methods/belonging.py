@@ -1,6 +1,7 @@
 """What of a model belongs to its adapter, and what to the backbone, and which backbone that is."""
 
 import hashlib
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -11,17 +12,17 @@ from glora_lib.glora.layer import SUPPORT
 from glora_lib.training.wrappers import plain_name, unwrapped
 
 
-def fingerprint(net: nn.Module) -> str:
+def fingerprint(net: nn.Module, buffers: Mapping[str, Tensor] | None = None) -> str:
     """Return the SHA-256 of the frozen parameters and buffers, names and shapes included: which backbone this is.
 
     Names are those inside the adapted model, without DataParallel or `torch.compile`. Buffers that training moves are not the
     backbone's. A model that is trained whole has no backbone: all of those are alike.
+
+    Args:
+        buffers: values that count in place of the model's own, by name.
     """
-    digest = hashlib.sha256()
-    for name, tensor in frozen(net).items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(raw_bytes(tensor))
-    return digest.hexdigest()
+    own = {name: (buffers or {}).get(name, buffer) for name, buffer in buffers_of(net).items()}
+    return _digest(frozen(net) | own)
 
 
 def inside(net: nn.Module) -> nn.Module:
@@ -77,6 +78,15 @@ def frozen(net: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def buffers_of(net: nn.Module) -> dict[str, Tensor]:
+    """Return the buffers among them: nobody trains them, but whoever calls the model may count or cache in them.
+
+    Without masks, which have an infinity.
+    """
+    buffers = {name: tensor for name, tensor in frozen(net).items() if not isinstance(tensor, nn.Parameter)}
+    return {name: buffer for name, buffer in buffers.items() if buffer.isfinite().all()}
+
+
 def values_sha256(net: nn.Module) -> str:
     """Return a SHA-256 of the frozen numbers, whatever they are called."""
     return hashlib.sha256(b"".join(sorted(hashlib.sha256(raw_bytes(t)).digest() for t in frozen(net).values()))).hexdigest()
@@ -84,6 +94,14 @@ def values_sha256(net: nn.Module) -> str:
 
 def dtypes(net: nn.Module) -> list[str]:
     return sorted({str(tensor.dtype) for tensor in frozen(net).values()})
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(raw_bytes(tensor))
+    return digest.hexdigest()
 
 
 def raw_bytes(tensor: Tensor):

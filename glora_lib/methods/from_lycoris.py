@@ -29,6 +29,8 @@ def from_lycoris(path: str | Path, model: nn.Module) -> nn.Module:
         tensors = load_file(path)
     except Exception as error:
         raise ExchangeError(f"{path} cannot be read", [" ".join(str(error).split())[:200]]) from error
+    if broken := [f"{name} has NaN or infinity" for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise ExchangeError(f"{path} is a broken adapter", broken)
     model = copy.deepcopy(model).requires_grad_(False)
     layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
     spelled = {name.replace(".", "_"): name for name in layers}

@@ -51,6 +51,8 @@ def _read(folder: Path) -> tuple[dict, dict[str, Tensor]]:
             found = torch.load(file.with_suffix(".bin"), map_location="cpu", weights_only=True)
     except Exception as error:
         raise ExchangeError(f"{folder} cannot be read as an adapter of peft's", [" ".join(str(error).split())[:200]]) from error
+    if broken := [f"{name} has NaN or infinity" for name, tensor in found.items() if not tensor.isfinite().all()]:
+        raise ExchangeError(f"{folder} is a broken adapter", broken)
     return config, {name.removeprefix(PREFIX): tensor for name, tensor in found.items()}
 
 

@@ -4,7 +4,7 @@ Prompts take part in the softmax of every attention, so no weight of the backbon
 """
 
 from contextlib import contextmanager
-from types import MethodType
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -30,7 +30,7 @@ def vpt_shallow(model: nn.Module, tokens: int = 50, dropout: float = 0.1) -> nn.
         return model
     found[0] = PromptsIn([found[0]], tokens, model, dropout)
     found[-1] = PromptsOut(found[-1], tokens, model.num_prefix_tokens, dropout)
-    model.forward_intermediates = MethodType(_forward_intermediates, model)
+    model.forward_intermediates = partial(_forward_intermediates, model)  # as a method it could not be pickled
     return model
 
 

@@ -1,4 +1,4 @@
-"""LoRA and GLoRA in the form of Hugging Face's peft, for its own loader. peft itself is not needed.
+"""LoRA, LoHa, LoKr and GLoRA in the form of Hugging Face's peft, for its own loader. peft itself is not needed.
 
 peft's GLoRA has one form for A and B, one for C and one for D and E, the same in all layers. A smaller form is written as a
 larger one with the same function: a scalar as a vector, a vector as LoRA, none as zeros. In layers without bias peft drops C, D
@@ -8,7 +8,7 @@ and E, so that C and E cannot be written there.
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,9 +19,11 @@ from glora_lib.glora.fusable import Fusable
 from glora_lib.glora.layer import GLoRALinear
 from glora_lib.glora.model import AdaptedModel
 from glora_lib.glora.space import lora_rank
+from glora_lib.methods import superlora_to_peft
 from glora_lib.methods.exchange import PREFIX, ExchangeError
 from glora_lib.methods.locon import LoConv2d
 from glora_lib.methods.lora import LoRALinear
+from glora_lib.superlora.model import SuperLoRAModel
 from glora_lib.training.files import replacing
 from glora_lib.training.wrappers import unwrapped
 
@@ -34,7 +36,7 @@ class PeftAdapter:
     """An adapter in peft's form. `widened` says which forms were written as larger ones with the same function."""
 
     config: dict
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Tensor] = field(repr=False)
     widened: tuple[str, ...] = ()
 
     def save(self, folder: str | Path) -> Path:
@@ -48,24 +50,31 @@ class PeftAdapter:
 
 
 def to_peft(net: nn.Module, folder: str | Path | None = None) -> PeftAdapter:
-    """Return a model that LoRA or GLoRA adapted as an adapter for peft, and write it into `folder` if one is given.
+    """Return a model that LoRA, GLoRA or SuperLoRA adapted as an adapter for peft, and write it into `folder` if one is given.
 
-    The function is the same: what was trained whole goes along as `modules_to_save`. Raises ExchangeError, with every reason,
-    for what peft cannot express, and writes nothing then.
+    The function is the same: what was trained whole goes along as `modules_to_save`. SuperLoRA's can be written where each
+    group is one weight's and its unit is LoRA, LoHa or LoKr. Raises ExchangeError, with every reason, for what peft cannot
+    express and for numbers that are not finite, and writes nothing then.
     """
     net = unwrapped(net)
-    inner = unwrapped(net.model) if isinstance(net, AdaptedModel) else net
+    wrapped = isinstance(net, AdaptedModel | SuperLoRAModel)
+    inner = unwrapped(net.model) if wrapped else net
     ours = {name: module for name, module in inner.named_modules() if isinstance(module, Fusable)}
     reasons = [
-        f"{name} is a {type(m).__name__}" for name, m in ours.items() if type(m) not in (GLoRALinear, LoRALinear, LoConv2d)
+        f"{name or 'the model'} is a {type(m).__name__}"
+        for name, m in ours.items()
+        if type(m) not in (GLoRALinear, LoRALinear, LoConv2d)
     ]
-    if not ours and not isinstance(net, AdaptedModel):
+    if not ours and not wrapped:
         raise ExchangeError("there is nothing of LoRA or GLoRA in this model to write for peft", ["it has no adapted layer"])
-    write = _glora if isinstance(net, AdaptedModel) else _lora
-    config, tensors, widened = write(ours, reasons)
+    if isinstance(net, SuperLoRAModel):
+        config, tensors, widened = superlora_to_peft.written(net, reasons)
+    else:
+        config, tensors, widened = (_glora if wrapped else _lora)(ours, reasons)
     saved = _saved(inner, ours, reasons)
+    reasons += [f"{name} has NaN or infinity" for name, tensor in (tensors | saved).items() if not tensor.isfinite().all()]
     if reasons:
-        raise ExchangeError("peft cannot express this adapter", reasons)
+        raise ExchangeError("peft cannot express this adapter", list(dict.fromkeys(reasons)))
     names = sorted({name.rpartition(".")[0] for name in saved})
     config |= {"target_modules": "|".join(map(re.escape, sorted(_layers_of(tensors)))), "modules_to_save": names or None}
     config |= {"base_model_name_or_path": None, "inference_mode": True, "task_type": None}
@@ -172,4 +181,4 @@ def _saved(inner: nn.Module, ours: Mapping[str, nn.Module], reasons: list[str]) 
 
 
 def _layers_of(tensors: Mapping[str, Tensor]) -> set[str]:
-    return {re.split(r"\.(?:lora|glora)_[A-E]\.", name)[0] for name in tensors}
+    return {re.split(r"\.(?:(?:lora|glora)_[A-E]\.|(?:hada|lokr)_)", name)[0] for name in tensors}

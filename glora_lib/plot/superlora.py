@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from glora_lib.plot.style import GREYSAFE, finish
 
@@ -59,13 +60,10 @@ def groups(panels: Mapping[str, np.ndarray], weights: int) -> Figure:
     return finish(figure, spines=False)
 
 
-def fronts(
-    tables: Mapping[str, pd.DataFrame], frontier: Mapping[str, pd.DataFrame], *, y: str, columns: int = 1,
-    lines: Mapping[str, float] | None = None,
-) -> Figure:  # fmt: skip
+def fronts(tables: Mapping[str, pd.DataFrame], frontier: Mapping[str, pd.DataFrame], *, y: str, columns: int = 1) -> Figure:
     """Return a panel per name: every point of `measures.efficiency.points`, whiskers of one sd where n > 1, the front a line.
 
-    Parameters are on a logarithmic axis. A table needs the columns family, parameters, mean, sd and n. `lines` are drawn level.
+    Parameters are on a logarithmic axis. A table needs the columns family, parameters, mean, sd and n.
     """
     columns = min(columns, len(tables))
     rows = -(-len(tables) // columns)
@@ -80,10 +78,12 @@ def fronts(
                 part["parameters"], part["mean"], yerr=part["sd"].fillna(0), fmt=marker, color=color, label=family,
                 markerfacecolor=color if filled else "white", markersize=8 if marker == "*" else 6, elinewidth=0.8, capsize=2,
             )  # fmt: skip
-        for number, (name, level) in enumerate((lines or {}).items()):
-            axes.axhline(level, color="0.3", linestyle=(":", "--")[number % 2], linewidth=1, label=name)
         seeds = "/".join(map(str, sorted(table["n"].unique())))
         axes.set(xscale="log", xlabel="trained parameters, head excluded", ylabel=y)
+        few = table["parameters"].max() < 100 * max(1, table["parameters"].min())  # so few decades that tens alone say little
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_title(f"{title}, n = {seeds} seeds", fontsize=9)
     for axes in grid.flat[len(tables) :]:
         axes.axis("off")

@@ -1,6 +1,7 @@
 """Records: one JSON file a run, with everything needed to believe it, and the table of them."""
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import get_type_hints
@@ -68,12 +69,20 @@ class Record:
         hints = get_type_hints(cls)
         if wrong := [name for name in sorted(names) if not isinstance(data[name], hints[name]) or isinstance(data[name], bool)]:
             raise RecordError(f"{path} is malformed: {wrong} have values of other types; delete it and run it again")
+        if wrong := [key for key, value in data["metrics"].items() if not _of_numbers(value)]:
+            raise RecordError(f"{path} is malformed: the metrics {wrong} are no finite numbers; delete it and run it again")
         record = cls(**data)
         if record.id != Path(path).stem or record.experiment != Path(path).parent.name:
             raise RecordError(f"{path} holds the record {record.experiment}/{record.id}: a record's name is its content's")
         if not {"commit", "dirty"} <= set(record.provenance):
             raise RecordError(f"{path} is malformed: metrics or provenance is incomplete; delete it and run it again")
         return record
+
+
+def _of_numbers(value) -> bool:
+    if isinstance(value, list | dict):
+        return all(map(_of_numbers, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def changed_settings(path: Path, settings: dict) -> dict:

@@ -24,7 +24,7 @@ def belonging(model: nn.Module, data: Dataset, trained: bool = False) -> dict[st
     Of the data labels and three examples count, and the sum of each picture that is in memory. With `trained` the weights that
     are trained count, too: what a search belongs to.
     """
-    return {"data": _data(data), "frozen weights": _weights(model, trained), "options": _options(model)}
+    return {"data": _data(data), "frozen weights": _weights(model, trained), "options": options_of(model)}
 
 
 def save(path: Path, *, settings, belongs, trained, buffers, optimizer, order, draw, history, device: Tensor | None) -> None:
@@ -141,7 +141,8 @@ def _weights(model: nn.Module, trained: bool) -> str:
     return digest.hexdigest()[:16]
 
 
-def _options(model: nn.Module) -> str:
+def options_of(model: nn.Module) -> str:
+    """Return a fingerprint of what modules are set to beside their tensors."""
     found = [
         f"{plain_name(model, name)}.{option} {vars(module)[option]!r}"
         for name, module in model.named_modules()

@@ -107,7 +107,10 @@ def loss(model: nn.Module, tokens: Int64[Tensor, "batch T"], labels: Int64[Tenso
 
 @torch.no_grad()
 def mean_loss(model: nn.Module, data: Dataset, *, batch_size: int = 8, dtype: str = "float32") -> float:
-    """Return the mean cross-entropy of all labelled tokens of `data`, in nats a token, in evaluation mode."""
+    """Return the mean cross-entropy of all labelled tokens of `data`, in nats a token, in evaluation mode.
+
+    Raises TrainingError for one that is not finite.
+    """
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
@@ -117,7 +120,10 @@ def mean_loss(model: nn.Module, data: Dataset, *, batch_size: int = 8, dtype: st
         with autocast(dtype, device):
             parts.append(loss(model, tokens.to(device), labels.to(device)).double().cpu())
     model.train(was_training)
-    return float(torch.cat(parts).mean())
+    mean = torch.cat(parts).mean()
+    if not mean.isfinite():
+        raise TrainingError(f"the mean loss is {mean.item()}: look for NaN or infinity in the model's weights")
+    return float(mean)
 
 
 def _in_groups(batches: list, size: int) -> list[list]:

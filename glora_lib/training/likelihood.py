@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from glora_lib.training.batch import TrainingError
+
 Pair = tuple[Sequence[int], Sequence[int]]  # tokens of a context and of what continues it
 SHARED = 64  # tokens that contexts must have in common before they are computed apart
 
@@ -21,7 +23,7 @@ def loglikelihoods(model: nn.Module, pairs: Sequence[Pair]) -> list[tuple[float,
         model: a causal language model of transformers; it is put into evaluation mode.
         pairs: neither part may be empty.
 
-    Raises ValueError for a pair that is longer than the model's context.
+    Raises ValueError for a pair that is longer than the model's context, TrainingError for scores that are not finite.
     """
     model.eval()
     longest = getattr(model.config, "max_position_embeddings", None)
@@ -91,6 +93,8 @@ def _answers(
     places = sorted({place for pairs in asked for place, _ in pairs})
     rows = {place: row for row, place in enumerate(places)}
     scores = model.get_output_embeddings()(hidden[places]).float().log_softmax(-1)
+    if not scores.isfinite().all():
+        raise TrainingError("the model's scores are not finite; look for NaN or infinity in its weights")
     best = scores.argmax(-1).tolist()
     values = []
     for pairs in asked:

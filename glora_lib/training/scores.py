@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from glora_lib.training.batch import TrainingError
+
 
 @torch.no_grad()
 def scores(classifier: Callable, pictures: Tensor, labels: Int64[Tensor, " n"]) -> dict[str, float]:
@@ -22,8 +24,12 @@ def scores(classifier: Callable, pictures: Tensor, labels: Int64[Tensor, " n"]) 
     inception_score: exp of the mean Kullback-Leibler divergence of p(y | x) from the mean p(y), 1 to 10 for ten classes.
     l1_score: the mean l1 distance between the same two, at most 1.8 for ten. as_asked: the share that it takes for the class
     that was asked for.
+
+    Raises TrainingError for answers that are not finite.
     """
     p = torch.cat([classifier(part).double().softmax(-1) for part in pictures.split(250)])
+    if not p.isfinite().all():
+        raise TrainingError("the classifier's answers are not finite; look for NaN or infinity in the pictures")
     mean = p.mean(0, keepdim=True)
     divergence = (p * (p.clamp_min(1e-12).log() - mean.clamp_min(1e-12).log())).sum(1).mean()
     return {

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from glora_lib.training.checkpoint import options_of
 from glora_lib.training.noise import Noise, replace_noise
 
 # a module's faster form: (its trained tensors by their names in it, each (runs, ...); x (runs, images, ...)) -> y
@@ -43,7 +44,7 @@ class Stack(nn.Module):
         self.own_shapes = shapes
         self.shapes = {name: _common([own[name] for own in shapes], name, classes) for name in self.names}
         self.sizes = [shape.numel() for shape in self.shapes.values()]
-        _same_frozen(models)
+        _alike(models)
         with torch.no_grad():
             rows = [torch.cat([_padded(m.get_parameter(n), self.shapes[n]).flatten() for n in self.names]) for m in models]
         self.tensors = nn.Parameter(torch.stack(rows))
@@ -140,7 +141,9 @@ def _padded(tensor: Tensor, shape: torch.Size) -> Tensor:
     return torch.cat([tensor, tensor.new_zeros(shape[0] - tensor.shape[0], *shape[1:])])
 
 
-def _same_frozen(models: Sequence[nn.Module]) -> None:
+def _alike(models: Sequence[nn.Module]) -> None:
+    if len({options_of(model) for model in models}) > 1:
+        raise Unsuited("the models differ in a scale, a rate of dropout or the like; train them one by one")
     first = [parameter for parameter in models[0].parameters() if not parameter.requires_grad] + list(models[0].buffers())
     for model in models[1:]:
         other = [parameter for parameter in model.parameters() if not parameter.requires_grad] + list(model.buffers())
@@ -156,7 +159,14 @@ def _owners(template: nn.Module, example: Tensor) -> tuple[dict[str, dict[str, s
     several layers share. Beside it the sources of noise, in the order in which they are asked.
     """
     order: list[nn.Module] = []
-    hooks = [module.register_forward_pre_hook(lambda module, _: order.append(module)) for module in template.modules()]
+    bare: set[int] = set()
+
+    def watch(module: nn.Module, arguments: tuple) -> None:
+        order.append(module)
+        if not arguments:
+            bare.add(id(module))
+
+    hooks = [module.register_forward_pre_hook(watch) for module in template.modules()]
     template(example)
     called = {id(module) for module in order}
     for hook in hooks:
@@ -174,6 +184,8 @@ def _owners(template: nn.Module, example: Tensor) -> tuple[dict[str, dict[str, s
     for name in owners:
         inside = [other for other in owners if other != name and (not name or other.startswith(f"{name}."))]
         attention = any(hasattr(part, "fused_attn") for part in template.get_submodule(name).modules())
+        if id(template.get_submodule(name)) in bare:
+            raise Unsuited(f"{name} owns trained tensors and is called without an input; train the models one by one")
         if not name or inside or attention:
             what = f"contains {inside[0]}, which does, too" if inside else "is or contains a whole block of attention"
             raise Unsuited(f"{name or 'the whole model'} owns trained tensors and {what}; train the models one by one")

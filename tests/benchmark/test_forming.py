@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from glora_lib.benchmark.forming import SETTINGS, adapted, main, one
+from glora_lib.benchmark.forming import SETTINGS, adapted, main, one, table
+from glora_lib.runs.record import Record
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -21,3 +22,14 @@ def test_one_setting_is_printed_as_json(capsys, monkeypatch):
     monkeypatch.setattr("glora_lib.benchmark.forming.one", lambda name, rounds: {"name": name, "rounds": rounds})
     assert main(["--one", "dense", "--rounds", "3"]) == 0
     assert json.loads(capsys.readouterr().out) == {"name": "dense", "rounds": 3}
+
+
+def test_its_table_has_medians():
+    row = {"parameters": 5, "numbers": 9, "forming": [3.0, 1.0, 2.0], "with_gradients": [4.0, 6.0, 5.0], "memory_mb": 7.0}
+    record = Record(
+        "benchmark_forming", "vit_b_qv", "all", "cpu", 0, {}, {}, config=None, selected_on="nothing", cost={}, provenance={},
+        history={"a": row},
+    )  # fmt: skip
+    assert table(record).to_dict("records") == [
+        {"setting": "a", "parameters": 5, "numbers": 9, "forming (s)": 2.0, "with gradients (s)": 5.0, "MB more": 7.0}
+    ]

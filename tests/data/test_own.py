@@ -114,7 +114,7 @@ def test_what_should_be_known_is_noted(pictures):
         draw(pictures / "cat" / f"{index}.png", index)
     notes = load_own(pictures, 4).task.notes
     assert notes == (
-        "1 file cannot be read and is left out: broken.jpg (" + notes[0].partition("broken.jpg (")[2],
+        "1 file cannot be read and is left out: broken.jpg (cannot identify image file 'broken.jpg')",
         "classes are uneven: 'cat' has 43 pictures, 'owl' 5",
         "3 pictures are of one colour all over",
     )
@@ -147,13 +147,14 @@ def csv(text: str):
     [
         (one_class, "has one class only, 'cat'; a model needs two classes"),
         (nothing, "has no pictures; a model needs two classes"),
-        (two_each, "has too few pictures for a split of its own for val: some class needs three at least"),
+        (two_each, "has too few pictures for a split of its own for val: some class needs three different ones"),
         (lambda root: root.rename(root.parent / "else"), "there is no .*animals; give a folder of class folders"),
         (csv("name,kind\n"), r"labels.csv, line 1: its columns are name, kind; expected one of path, file"),
         (csv("path,label\na.png,cat\nb.png,\n"), r"labels.csv, line 3: a path or a label is missing"),
         (csv("path,label,split\na.png,cat,some\n"), r"labels.csv, line 2: the split 'some' is not known"),
         (csv("path,label\na.png,cat\na.png,dog\n"), r"labels.csv: a.png is listed 2 times"),
         (csv("path,label\na.png,cat\nb.png,dog\n"), r"there is no picture .*a.png; mend the table's path"),
+        (csv("path,label\na\\1.png,cat\nb.png,dog\n"), r"there is no picture .*; the path has backslashes: write it with /"),
     ],
 )
 def test_what_cannot_be_used_says_why(pictures, spoil, message):

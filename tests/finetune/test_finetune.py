@@ -139,6 +139,40 @@ def test_other_methods_that_fuse(pictures, tmp_path, method):
     assert report.accuracy >= 0.5
 
 
+def test_glora_on_a_convnet_acts_on_its_convolutions_and_timm_alone_gives_the_same(pictures, tmp_path):
+    options = TINY | {"backbone": "test_resnet", "epochs": 1}
+    report = gl.finetune(pictures, out=tmp_path, say=lambda line: None, **options)
+    assert report.sizes["stored"] > 0
+    assert predicted(tmp_path, report.files) == [report.classes[place] for place in report.predictions]
+    plain = gl.load_backbone("test_resnet", classes=2, image_size=32, weights="random")
+    net = gl.restore(plain, tmp_path / "adapter")
+    assert set(net.kinds.values()) <= {"conv", "weight"}
+
+
+def test_the_program_gives_pictures_of_16_bits_the_reported_classes(tmp_path):
+    rng = np.random.default_rng(0)
+    for index in range(16):
+        path = tmp_path / "own" / ("a" if index % 2 else "b") / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 65536, (9, 9)).astype(np.uint16)).save(path)
+    report = gl.finetune(tmp_path / "own", out=tmp_path / "out", say=lambda line: None, **TINY | {"method": "linear"})
+    assert predicted(tmp_path / "out", report.files) == [report.classes[place] for place in report.predictions]
+
+
+def predicted(out, files) -> list[str]:
+    """Return what the program beside a model says of pictures, without this library."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    said = subprocess.check_output([sys.executable, str(out / "load_it.py"), *files], text=True, env=environment, cwd=out)
+    return [line.rpartition(" ")[2] for line in said.splitlines()]
+
+
+@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"epochs": -1}, {"image_size": 0}])
+def test_numbers_that_mean_nothing_are_refused(pictures, tmp_path, wrong):
+    with pytest.raises(ValueError, match="must be at least 1"):
+        gl.finetune(pictures, out=tmp_path, **TINY | wrong)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_convnet(pictures, tmp_path):
     options = TINY | {"backbone": "test_resnet", "method": "bitfit"}
     report = gl.finetune(pictures, out=tmp_path, say=lambda line: None, **options)

@@ -213,6 +213,40 @@ def test_what_cannot_be_adapted_is_named():
             adapt(nn.Sequential(part), layers=("conv", "norm"), train=())
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Conv2d(4, 6, 3, 2, 1, groups=2),
+        lambda: nn.LayerNorm(6),
+        lambda: nn.BatchNorm2d(6),
+        lambda: nn.GroupNorm(2, 6),
+    ],
+)
+def test_what_stands_for_a_layer_has_its_attributes_and_its_hooks(make):
+    plain, called = make(), []
+    handle = plain.register_forward_hook(lambda *_: called.append("after"))
+    net = adapt(nn.Sequential(copy.copy(plain)), rank=2, layers=("conv", "norm"), train=())
+    layer = net.layer("0")
+    for name, value in vars(plain).items():
+        if not name.startswith("_"):
+            assert getattr(layer, name) == value
+    for name, buffer in plain.named_buffers():
+        assert getattr(layer, name) is buffer
+    assert layer.weight.shape == plain.weight.shape
+    with pytest.raises(AttributeError, match="no_such"):
+        layer.no_such  # noqa: B018
+    x = (
+        torch.randn(2, 6, 6)
+        if isinstance(plain, nn.LayerNorm)
+        else torch.randn(2, plain.weight.shape[0] if plain.weight.ndim == 1 else 4, 6, 6)
+    )
+    layer(input=x)
+    assert called == ["after"]
+    handle.remove()
+    layer(input=x)
+    assert called == ["after"]
+
+
 def test_layers_with_one_parameter_share_it_again_when_fused():
     model = nn.Sequential(*(nn.Conv2d(3, 3, 3) for _ in range(2)), *(nn.LayerNorm(4) for _ in range(2)))
     model[1].weight, model[3].bias = model[0].weight, model[2].bias

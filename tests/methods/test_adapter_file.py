@@ -585,3 +585,42 @@ def test_a_file_is_not_written_under_another_method_s_name(method, named, tmp_pa
     with pytest.raises(AdapterError, match=f"method '{named}' is not what made this"):
         save_adapter(by_method(method), tmp_path / "adapter", backbone="test_vit", method=named)
     assert list(tmp_path.iterdir()) == []
+
+
+class Counting(nn.Module):
+    """A user's model that counts its calls in a buffer, whose module has no parameter that is trained."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+        self.register_buffer("calls", torch.zeros(1))
+        self.register_buffer("mask", torch.tensor([0.0, 0.0, 0.0, -torch.inf]))
+
+    def forward(self, x):
+        if self.training:
+            self.calls += 1
+        return self.head((self.body(x) + self.calls + self.mask).softmax(-1))
+
+
+@pytest.mark.parametrize("method", ["glora", "lora", "linear", "bitfit", "full"])
+@torch.no_grad()
+def test_a_buffer_that_calling_the_model_moves_comes_along(method, tmp_path):
+    net, x = METHODS[method](Counting(), **({"rank": 2} if "lora" in method else {})), torch.randn(3, 4)
+    net.train()(x)
+    path = save_adapter(
+        net.eval(), tmp_path / "a", backbone="own", method=method, options={"rank": 2} if "lora" in method else None
+    )
+    again = restore(Counting(), path)
+    assert torch.equal(again(x), net(x))
+    other = Counting()
+    other.body.bias += 1
+    if method not in ("bitfit", "full"):  # which train it
+        with pytest.raises(AdapterError, match="belongs to the backbone 'own'"):
+            restore(other, path)
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
+    (tmp_path / "a.safetensors").mkdir()
+    with pytest.raises(AdapterError, match="a.safetensors cannot be read"):
+        restore(Counting(), tmp_path / "a")

@@ -21,6 +21,8 @@ from glora_lib.methods.exchange import ExchangeError
 from glora_lib.methods.from_lycoris import from_lycoris
 from glora_lib.methods.from_peft import from_peft
 from glora_lib.methods.to_peft import to_peft
+from glora_lib.superlora import Part, SuperLoRA, queries_and_values
+from glora_lib.superlora.model import shapes_of
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore::UserWarning")]
 
@@ -172,6 +174,66 @@ def test_what_peft_cannot_express_is_listed_and_nothing_is_written(tmp_path):
     convolutions.use(Space(convolutions.layer_names, (2,), convolutions.kinds).sample(random.Random(0)))
     with pytest.raises(ExchangeError, match=r"is a GLoRA(Conv2d|Norm)"):
         to_peft(convolutions)
+
+
+@pytest.mark.parametrize(
+    ("setting", "parts", "config"),
+    [
+        (SuperLoRA.lora(r=3, scale=0.5), ("qkv",), {"peft_type": "LORA", "r": 6, "lora_alpha": 3.0}),
+        (SuperLoRA.loha(r=3), ("qkv",), {"peft_type": "LOHA", "r": 6, "alpha": 6.0}),
+        (SuperLoRA.loha(r=2, scale=0.5), ("proj", "fc1"), {"peft_type": "LOHA", "r": 2, "alpha": 1.0}),
+        (SuperLoRA.lokr(r=2), ("proj", "fc1"), {"peft_type": "LOKR", "r": 2, "decompose_factor": -1}),
+        (SuperLoRA.lokr(r=100), ("proj", "fc1"), {"peft_type": "LOKR", "decompose_factor": -1}),
+        (SuperLoRA.lokr(r=2, side=4, left_r=1, scale=0.5), ("proj", "fc1"), {"peft_type": "LOKR", "decompose_factor": 4}),
+    ],
+)
+@torch.no_grad()
+def test_superlora_goes_to_peft_where_peft_has_its_form(setting, parts, config, tmp_path):
+    model = vit()
+    shapes = {name: shape for name, shape in shapes_of(model).items() if name.endswith(parts) and len(shape) == 2}
+    chosen = queries_and_values(shapes) if parts == ("qkv",) else [Part(name) for name in shapes]
+    net = move(setting.adapt(model, chosen)).eval()
+    adapter = to_peft(net, tmp_path)
+    assert adapter.config.items() >= config.items()
+    assert adapter.config["modules_to_save"] == ["head"]
+    assert bool(adapter.widened) == (setting.left_r is not None)
+    same(net, tmp_path, vit(), images())
+
+
+@pytest.mark.parametrize(
+    ("preset", "options", "reason"),
+    [
+        ("lokr", {"r": 2}, "is adapted by rows, which one Kronecker product of the whole weight does not do"),
+        ("dense", {}, r"the units \(Dense\) are not LoRA, LoHa or LoKr alone"),
+        ("lotr", {"r": 2}, "group 0 has no form in peft: it is no single weight's"),
+        ("lora", {"r": 2, "groups": 3, "shape": "fold"}, "group 0 has no form in peft: it is no single weight's"),
+        ("lora", {"r": 2, "projection": "shuffle", "seed": 0}, "group 0 has no form in peft: its numbers are projected"),
+    ],
+)
+def test_superlora_that_peft_has_no_form_for_is_listed_and_nothing_is_written(preset, options, reason, tmp_path):
+    with pytest.raises(ExchangeError, match=reason) as error:
+        to_peft(METHODS[f"superlora_{preset}"](vit(), **options), tmp_path)
+    assert len(set(error.value.reasons)) == len(error.value.reasons)
+    assert not list(tmp_path.iterdir())
+
+
+def test_numbers_that_are_not_finite_are_neither_written_nor_read(tmp_path):
+    net = METHODS["lora"](vit(), rank=2)
+    to_peft(net, tmp_path / "whole")
+    with torch.no_grad():
+        net.blocks[0].attn.qkv.down[0, 0, 0] = torch.nan
+    with pytest.raises(ExchangeError, match="blocks.0.attn.qkv.lora_A.weight has NaN or infinity"):
+        to_peft(net, tmp_path / "broken")
+    assert not (tmp_path / "broken").exists()
+    file = tmp_path / "whole" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    tensors["base_model.model.head.bias"][0] = torch.inf
+    save_file(tensors, file)
+    with pytest.raises(ExchangeError, match="is a broken adapter: base_model.model.head.bias has NaN or infinity"):
+        from_peft(tmp_path / "whole", vit())
+    save_file({"lycoris_head.diff": torch.full((3, 64), torch.nan)}, tmp_path / "lycoris.safetensors")
+    with pytest.raises(ExchangeError, match="is a broken adapter: lycoris_head.diff has NaN or infinity"):
+        from_lycoris(tmp_path / "lycoris.safetensors", vit())
 
 
 @pytest.mark.parametrize(

@@ -627,3 +627,14 @@ def test_a_width_that_noah_does_not_store_is_an_error():
     net = METHODS["noah"](vit())
     with pytest.raises(ValueError, match="width 11 of prompt is not in storage; valid there: 0 to 10"):
         net.use(net.stored | {"prompt": (11,) * 6})
+
+
+@pytest.mark.parametrize("method", METHODS)
+@torch.no_grad()
+def test_a_model_that_is_saved_whole_is_the_same_when_it_is_loaded(method, tmp_path):
+    net = move(METHODS[method](vit(), **({"side": 2} if method == "superlora_lonkr" else {}))).eval()
+    torch.save(net, tmp_path / "net.pt")
+    again, x = torch.load(tmp_path / "net.pt", weights_only=False), images()
+    assert torch.equal(again(x), net(x))
+    if method.startswith("vpt"):
+        assert torch.equal(again.forward_intermediates(x)[0], net.forward_intermediates(x)[0])

@@ -14,6 +14,7 @@ from glora_lib.runs.image_generation import SETTINGS, as_png, digits, execute, f
 from glora_lib.runs.record import Record
 from glora_lib.runs.transfer_profile import IMAGES
 from glora_lib.superlora import PRESETS, Part
+from glora_lib.training.batch import TrainingError
 from glora_lib.training.diffusion import noise_loss, sample
 from glora_lib.training.scores import frechet, scores
 
@@ -132,6 +133,8 @@ def test_scores_of_known_answers():
 
     sure = scores(certain, pictures, labels)
     assert sure == pytest.approx({"inception_score": 10.0, "l1_score": 1.8, "as_asked": 1.0}, abs=1e-6)
+    with pytest.raises(TrainingError, match="the classifier's answers are not finite"):
+        scores(lambda x: torch.full((len(x), 10), torch.nan), pictures, labels)
     unsure = scores(lambda x: torch.zeros(len(x), 10), pictures, labels)
     assert unsure == pytest.approx({"inception_score": 1.0, "l1_score": 0.0, "as_asked": 0.1}, abs=1e-6)
     one = scores(lambda x: 50.0 * torch.eye(10)[torch.zeros(len(x), dtype=torch.long)], pictures, labels)

@@ -1,6 +1,7 @@
 """Records: what is written comes back, what is malformed or of unknown origin is refused, profiles stay apart."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -122,6 +123,9 @@ def edit(path, change):
                 ("history", []),
             )
         ],
+        (lambda path: edit(path, lambda data: data["metrics"].update(test="0.5")), r"the metrics \['test'\] are no finite"),
+        (lambda path: edit(path, lambda data: data["metrics"].update(val=[0.5, None])), r"the metrics \['val'\] are no finite"),
+        (lambda path: edit(path, lambda data: data["metrics"].update(n=math.nan)), r"the metrics \['n'\] are no finite"),
         (lambda path: edit(path, lambda data: data["provenance"].pop("dirty")), "metrics or provenance is incomplete"),
         (lambda path: edit(path, lambda data: data.update(seed=2)), "holds the record vtab1k/mnist_5k--glora--cpu--s2"),
         (
@@ -137,6 +141,7 @@ def edit(path, change):
         "missing",
         "unknown",
         *(f"type {i}" for i in range(7)),
+        *(f"metric {i}" for i in range(3)),
         "origin",
         "seed",
         "profile",

@@ -105,6 +105,8 @@ def test_a_loss_that_is_not_finite_is_named():
         net.model.layers[1].self_attn.o_proj.up.fill_(float("nan"))
     with pytest.raises(TrainingError, match="the loss is nan at epoch 0, step 0, learning rate 1.0e-02"):
         finetune(net, texts(), RECIPE)
+    with pytest.raises(TrainingError, match="the mean loss is nan"):
+        mean_loss(net, texts())
 
 
 def test_a_model_without_such_attention_is_refused():

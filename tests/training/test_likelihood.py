@@ -4,6 +4,7 @@ import pytest
 import torch
 from fixtures.llamas import tiny
 
+from glora_lib.training.batch import TrainingError
 from glora_lib.training.likelihood import SHARED, _blocks, loglikelihoods
 
 
@@ -53,3 +54,10 @@ def test_a_text_longer_than_the_context_is_refused(model):
         loglikelihoods(model, [([1] * 512, [2, 3])])
     with pytest.raises(ValueError, match="at least one token each"):
         loglikelihoods(model, [([], [2])])
+
+
+def test_scores_that_are_not_finite_are_no_answers(model):
+    with torch.no_grad():
+        model.lm_head.weight[3, 0] = torch.nan
+    with pytest.raises(TrainingError, match="the model's scores are not finite"):
+        loglikelihoods(model, [([1, 2], [3])])

@@ -175,3 +175,9 @@ def test_what_cannot_be_one_program_says_why():
     prompted = METHODS["vpt_deep"](backbone(3, 0, torch.float64), tokens=2)
     with pytest.raises(Unsuited, match="attention"):
         train_many([prompted], data(runs=1), recipes(1), seeds=[0])
+    scaled = [METHODS["lora"](backbone(3, 0, torch.float64), rank=2, scale=scale) for scale in (1.0, 2.0)]
+    with pytest.raises(Unsuited, match="the models differ in a scale, a rate of dropout or the like"):
+        train_many(scaled, data(runs=2), recipes(2), seeds=SEEDS[:2])
+    formed = METHODS["superlora_lora"](backbone(3, 0, torch.float64), r=2)
+    with pytest.raises(Unsuited, match="groups.0.* is called without an input"):
+        train_many([formed], data(runs=1), recipes(1), seeds=[0])
