@@ -238,7 +238,7 @@ CPU = replace(
     layers={
         "backbone": "efficientnet_lite0_imagenet1k",
         "image_size": 48,
-        "tasks": ("mnist_m", "landcover_10", "clevr_count", "mnist_5k", "koeppen_5", "dsprites_ori"),
+        "tasks": ("mnist_m", "landcover_10", "clevr_count", "mnist_5k", "koeppen_5"),
         "adapted": (("conv",), ("conv", "norm")),
         "first_seed": ("full", "bitfit"),
         "once": ("glora_conv_norm",),

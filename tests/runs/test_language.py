@@ -57,7 +57,6 @@ def test_the_experiment_has_every_method_on_every_set_and_seed_but_those_that_it
     assert {seed for name, method, seed in left if (name, method) == ("alpaca_2000", "lora")} == {0, 1}
     assert {seed for name, method, seed in left if (name, method) == ("alpaca_999", "glora")} == {1}
     assert not any(method == "glora_oracle" for _, method, _ in left)
-    assert len({run.id for run in language.language_models(LANGUAGE["cpu"])}) >= 11
 
 
 @pytest.mark.parametrize("method", ["base", "lora", "glora", "glora_oracle"])
