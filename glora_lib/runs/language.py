@@ -33,15 +33,12 @@ WATCHED = 3  # random subnets whose loss on held-out instructions a recipe is ju
 def language_models(profile: LanguageProfile) -> list[Run]:
     """Return the runs of the experiment "language_models": each method on each set of instructions with every seed.
 
-    The untrained model is one run. The oracles, which select on questions that are reported, belong to the first set. A set or
-    a method in the profile's `other_seeds` has those seeds alone.
+    The untrained model is one run. The oracles, which select on questions that are reported, belong to the first set.
     """
     runs = [Run("language_models", profile.instructions[0], "base", profile)]
     for name in profile.instructions:
         methods = [method for method in METHODS[3:] if name == profile.instructions[0] or not method.endswith("_oracle")]
-        for seed in profile.seeds:
-            there = [m for m in methods if all(seed in profile.other_seeds.get(key, profile.seeds) for key in (name, m))]
-            runs += [Run("language_models", name, method, profile, seed) for method in there]
+        runs += [Run("language_models", name, method, profile, seed) for seed in profile.seeds for method in methods]
     return runs
 
 

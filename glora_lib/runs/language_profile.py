@@ -35,7 +35,6 @@ class LanguageProfile:
     )
     selection_shots: bool = True  # whether the questions that select have examples in front, too
     seeds: tuple[int, ...] = (0, 1, 2)
-    other_seeds: dict[str, tuple[int, ...]] = field(default_factory=dict)  # a set or a method -> its seeds, of `seeds`
     rates: tuple[float, ...] = ()  # learning rates that are tried, `language.recipes`
     # the supernet: attention alone; rank as in the authors' fork
     ranks: tuple[int, ...] = (4,)
@@ -71,7 +70,7 @@ class LanguageProfile:
 
     def settings(self) -> dict:
         """Return what one run depends on as plain JSON types, for a record."""
-        around = ("name", "instructions", "published", "agreement", "seeds", "other_seeds", "rates", "methods")
+        around = ("name", "instructions", "published", "agreement", "seeds", "rates", "methods")
         settings = {name: value for name, value in asdict(self).items() if name not in around}
         settings["questions"] = {name: list(sizes) for name, sizes in self.questions.items()}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
@@ -100,8 +99,6 @@ CPU = replace(
     questions={"arc": (25, 3, 32), "hellaswag": (10, 1, 12), "mmlu-2": (5, 1, 8), "truthfulqa": (0, 2, 16)},
     published={"arc": (0, 0, 200), "arc_easy": (0, 0, 200), "hellaswag": (0, 0, 100)},
     selection_shots=False,
-    # what has records; the rest is ready and was not run: data/README.md
-    other_seeds={"alpaca_2000": (), "glora_weight": (0, 1), "glora_oracle": (0,), "glora_weight_oracle": ()},
     rates=(1e-3, 4e-3),
     scale_broadcast=True,
     epochs=2,
@@ -126,7 +123,6 @@ SMOKE = replace(
     published={"sums": (0, 0, 20)},
     agreement={"sums": (2, 0, 10)},
     seeds=(0,),
-    other_seeds={},
     rates=(1e-2,),
     learning_rate=1e-2,
     generations=1,

@@ -13,14 +13,14 @@ def layers(profile: Profile) -> list[Run]:
     """Return the runs of the experiment "layers", whose settings the profile's `layers` changes.
 
     GLoRA has a row for each of the sets of kinds in "adapted", labelled "glora_conv", "glora_conv_norm" and alike. Rows in
-    "first_seed" have no other seed, and rows in "once" besides that only the tasks that have every seed.
+    "once" have the first seed of those tasks alone that have every seed for others.
     """
     here, runs = changed(profile), []
-    first_seed, once = (profile.layers.get(name, ()) for name in ("first_seed", "once"))
+    once = profile.layers.get("once", ())
     for place, task in enumerate(here.tasks):
         for seed in here.seeds if place < EVERY_SEED else here.seeds[:1]:
             rows = _rows("layers", task, here, profile.layers["adapted"], seed)
-            left_out = once if place >= EVERY_SEED else () if seed == here.seeds[0] else (*first_seed, *once)
+            left_out = () if place < EVERY_SEED and seed == here.seeds[0] else once
             runs += [run for run in rows if (run.label or run.method) not in left_out]
     return runs
 
@@ -43,7 +43,7 @@ def recipes(profile: Profile) -> list[Run]:
 
 def changed(profile: Profile) -> Profile:
     """Return the profile with the settings of this experiment."""
-    own = ("adapted", "first_seed", "once", "rates", "rates_on")
+    own = ("adapted", "once", "rates", "rates_on")
     return replace(profile, layers={}, **{name: value for name, value in profile.layers.items() if name not in own})
 
 

@@ -238,9 +238,8 @@ CPU = replace(
     layers={
         "backbone": "efficientnet_lite0_imagenet1k",
         "image_size": 48,
-        "tasks": ("mnist_m", "landcover_10", "clevr_count", "mnist_5k", "koeppen_5"),
+        "tasks": ("mnist_m", "landcover_10", "clevr_count", "mnist_5k", "koeppen_5", "dsprites_ori"),
         "adapted": (("conv",), ("conv", "norm")),
-        "first_seed": ("full", "bitfit"),
         "once": ("glora_conv_norm",),
         "rates": (1e-3, 3e-3),
         "rates_on": "koeppen_5",
@@ -302,7 +301,6 @@ GPU = replace(
     budget_tasks=("cifar10", "landcover_10", "clevr_count", "mnist_m"),
     layers=CPU.layers
     | {
-        "first_seed": (),
         "once": (),
         "image_size": 224,
         "epochs": 100,
