@@ -60,7 +60,8 @@ class SuperLoRAModel(Fusable):
                 f"{names[0]} keeps no activations but is computed again in the backward pass, without the changed weights; "
                 "turn gradient checkpointing off"
             )
-        with torch.autocast(next(self.groups.parameters()).device.type, enabled=False):
+        place = next(self.groups.parameters()).device.type
+        with torch.autocast("cpu" if place == "meta" else place, enabled=False):  # operations are counted without numbers
             weights = self.weights()  # in the precision of W0, whatever the model computes in
         return functional_call(self.model, weights, args, kwargs)
 
