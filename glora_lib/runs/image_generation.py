@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from glora_lib.backbones import digits as classifiers
 from glora_lib.backbones import unet as unets
@@ -29,6 +30,7 @@ from glora_lib.runs.record import Record
 from glora_lib.runs.run import Run
 from glora_lib.runs.transfer_profile import ImageProfile
 from glora_lib.superlora import PRESETS, Part
+from glora_lib.training import checkpoint as checkpoints
 from glora_lib.training.device import device
 from glora_lib.training.diffusion import noise_loss, sample
 from glora_lib.training.scores import frechet, scores
@@ -209,8 +211,9 @@ def _denoise(model, data, steps: int, batch_size: int, rate: float, seed: int, c
 
     path = CACHE / "runs" / checkpoint if isinstance(checkpoint, str) else checkpoint
     settings = {"steps": steps, "batch_size": batch_size, "rate": rate, "seed": seed, "images": len(data[1])}
+    kept = {"checkpoint": path, "settings": settings, "belongs": checkpoints.belonging(model, TensorDataset(*data))}
     model.train()
-    return run_steps(trained, step, optimizer, scheduler, steps, seed=seed, checkpoint=path, settings=settings, clip=1.0)
+    return run_steps(trained, step, optimizer, scheduler, steps, seed=seed, clip=1.0, **kept)
 
 
 def _train_classifier(data: tuple[Tensor, Tensor]) -> nn.Module:

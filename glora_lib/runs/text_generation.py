@@ -24,6 +24,7 @@ from glora_lib.runs.run import Run
 from glora_lib.runs.transfer_profile import TextProfile
 from glora_lib.superlora import PRESETS, queries_and_values
 from glora_lib.superlora.model import shapes_of
+from glora_lib.training import checkpoint as checkpoints
 from glora_lib.training.batch import autocast
 from glora_lib.training.device import device
 from glora_lib.training.steps import Batches, run_steps
@@ -210,5 +211,6 @@ def _finetune(net: nn.Module, pairs, recipe: TextProfile, run: Run) -> list[dict
         seed=run.seed,
         checkpoint=run.state("train.pt"),
         settings=settings,
+        belongs=checkpoints.belonging(net, repr(pairs)),
         clip=1.0,
     )

@@ -74,7 +74,8 @@ def train_together(runs: list[Run]) -> None:
     for run, (model, data, recipe), history in zip(waiting, made, histories, strict=True):
         order = torch.Generator().manual_seed(run.seed)
         finished = {"optimizer": None, "order": order, "draw": random.Random(run.seed), "history": history, "device": None}
-        checkpoints.save(training_state(run), **whole(model, data, recipe, run.seed), **finished)
+        sample = Space(model.layer_names, recipe.ranks, model.kinds).sample if run.method in SUPERNETS else None
+        checkpoints.save(training_state(run), **whole(model, data, recipe, run.seed, sample), **finished)
 
 
 def _train(runs: list[Run], made: list[tuple]) -> list[list[dict]]:

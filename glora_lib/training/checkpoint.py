@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -18,13 +18,21 @@ SAMPLED = 2**16  # numbers of a tensor that enter a fingerprint
 OPTIONS = ("scale", "scale_broadcast", "groups", "p", "drop_prob", "eps", "momentum")  # of modules, which no tensor shows
 
 
-def belonging(model: nn.Module, data: Dataset, trained: bool = False) -> dict[str, str]:
+def belonging(model: nn.Module, data: Dataset | str, trained: bool = False) -> dict[str, str]:
     """Return fingerprints of what a training belongs to: the data, the frozen weights, and the options of modules.
 
-    Of the data labels and three examples count, and the sum of each picture that is in memory. With `trained` the weights that
-    are trained count, too: what a search belongs to.
+    Of the data labels and three examples count, and the sum of each picture that is in memory; data may also be one text that
+    holds all of them. With `trained` the weights that are trained count, too: what a search belongs to.
     """
     return {"data": _data(data), "frozen weights": _weights(model, trained), "options": options_of(model)}
+
+
+def sampling(sample: Callable[[random.Random], object] | None) -> dict[str, str]:
+    """Return the fingerprint of the configurations that a training draws: the first ones from a seed of its own."""
+    if sample is None:
+        return {"configurations": "none"}
+    draw = random.Random(0)
+    return {"configurations": hashlib.sha256(repr([sample(draw) for _ in range(3)]).encode()).hexdigest()[:16]}
 
 
 def save(path: Path, *, settings, belongs, trained, buffers, optimizer, order, draw, history, device: Tensor | None) -> None:
@@ -122,7 +130,9 @@ def restore(
     return state["history"]
 
 
-def _data(data: Dataset) -> str:
+def _data(data: Dataset | str) -> str:
+    if isinstance(data, str):
+        return hashlib.sha256(data.encode()).hexdigest()[:16]
     digest = hashlib.sha256(str(len(data)).encode())
     places = sorted({0, len(data) // 2, len(data) - 1}) if len(data) else []
     labels, raw = getattr(data, "labels", None), getattr(data, "raw", None)

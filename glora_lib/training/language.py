@@ -50,9 +50,10 @@ def finetune(
     history: list[dict] = []
     if checkpoint is not None:
         settings = {name: getattr(recipe, name) for name in (*SETTINGS, "accumulate")} | {"seed": seed, "texts": len(data)}
-        kept = {"settings": settings, "belongs": checkpoints.belonging(model, data), "trained": trained, "buffers": {}}
+        belongs = checkpoints.belonging(model, data) | checkpoints.sampling(sample)
+        kept = {"settings": settings, "belongs": belongs, "trained": trained, "buffers": {}}
         if Path(checkpoint).exists():
-            state = checkpoints.load(Path(checkpoint), settings, kept["belongs"])
+            state = checkpoints.load(Path(checkpoint), settings, belongs)
             history = checkpoints.restore(Path(checkpoint), state, trained, {}, optimizer, order, draw)
 
     batches = BatchSampler(RandomSampler(data, generator=order), recipe.batch_size, drop_last=False)

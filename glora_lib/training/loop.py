@@ -52,8 +52,8 @@ def train(
         watch: called with the epoch after it ended, in evaluation mode; the dict that it returns joins the epoch's.
 
     Raises TrainingError on a loss that is not finite (the last checkpoint stays), for labels or outputs that do not suit each
-    other, and for a checkpoint of other settings, data or frozen weights; OutOfTime after an epoch that was kept when the
-    deadline has passed (`deadline.until`).
+    other, and for a checkpoint of other settings, data, frozen weights or configurations; OutOfTime after an epoch that was
+    kept when the deadline has passed (`deadline.until`).
     """
     device = next(model.parameters()).device
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -62,7 +62,7 @@ def train(
     order, draw = torch.Generator().manual_seed(seed), random.Random(seed)
     history: list[dict] = []
     if checkpoint is not None:
-        kept = whole(model, data, recipe, seed)
+        kept = whole(model, data, recipe, seed, sample)
         if Path(checkpoint).exists():
             state = checkpoints.load(Path(checkpoint), kept["settings"], kept["belongs"])
             history = checkpoints.restore(Path(checkpoint), state, trained, kept["buffers"], optimizer, order, draw)
@@ -104,11 +104,11 @@ def train(
     return history
 
 
-def whole(model: nn.Module, data: Dataset, recipe, seed: int) -> dict:
+def whole(model: nn.Module, data: Dataset, recipe, seed: int, sample=None) -> dict:
     """Return what a checkpoint of this training says of it and holds of the model."""
     return {
         "settings": {name: getattr(recipe, name) for name in SETTINGS} | {"seed": seed, "images": len(data)},
-        "belongs": checkpoints.belonging(model, data),
+        "belongs": checkpoints.belonging(model, data) | checkpoints.sampling(sample),
         "trained": {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad},
         "buffers": dict(model.named_buffers()),
     }

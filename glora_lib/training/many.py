@@ -121,6 +121,7 @@ class Program:
         own = [{name: getattr(recipe, name) for name in SETTINGS} for recipe in recipes]
         self.settings = {"runs": own, "seeds": list(seeds), "images": len(data[0])}
         self.belongs = {f"run {i}": str(checkpoints.belonging(m, d)) for i, (m, d) in enumerate(zip(models, data, strict=True))}
+        self.belongs |= checkpoints.sampling(choices.sample if choices else None)
         self.histories: list[list[dict]] = [[] for _ in models]
         for split, valid in zip(data, self.stack.valid, strict=True):
             check_labels(getattr(split, "labels", split[list(range(len(split)))][1]), int(valid.isfinite().sum()))

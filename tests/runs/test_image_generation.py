@@ -10,7 +10,7 @@ from glora_lib.backbones import unet as unets
 from glora_lib.backbones.digits import load_classifier, new_classifier, save_classifier
 from glora_lib.backbones.files import BackboneError
 from glora_lib.data.digits import for_generation
-from glora_lib.runs.image_generation import SETTINGS, as_png, digits, execute, from_png, run, runs
+from glora_lib.runs.image_generation import SETTINGS, _denoise, as_png, digits, execute, from_png, run, runs
 from glora_lib.runs.record import Record
 from glora_lib.runs.transfer_profile import IMAGES
 from glora_lib.superlora import PRESETS, Part
@@ -189,6 +189,23 @@ def test_a_run_leaves_a_record_and_adapts_nothing_else():
     source = execute(runs(SMOKE)[0])
     assert (source.method, source.cost["trained"]) == ("source", 0)
     assert source.metrics["held_out_loss"] != found.metrics["held_out_loss"]
+
+
+def test_an_interrupted_run_does_not_go_on_with_other_pictures_or_another_source(tmp_path):
+    pictures, labels, model = torch.zeros(8, 3, 28, 28), torch.arange(8), unets.new_unet()
+    net = PRESETS["dense"]().adapt(model, [Part(name) for name in unets.attention_layers(model)], train=())
+
+    def go_on(pictures):
+        return _denoise(net, (pictures, labels), 2, 4, 1e-3, 0, tmp_path / "train.pt")
+
+    losses = go_on(pictures)
+    assert go_on(pictures) == losses
+    with pytest.raises(TrainingError, match="was made for other data"):
+        go_on(pictures + 1)
+    with torch.no_grad():
+        next(p for p in model.parameters() if not p.requires_grad).add_(1)
+    with pytest.raises(TrainingError, match="was made for other frozen weights"):
+        go_on(pictures)
 
 
 def test_runs_are_the_source_every_setting_and_the_repeated_ones():

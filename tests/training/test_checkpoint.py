@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
+from glora_lib.glora.space import Space
 from glora_lib.methods import METHODS
 from glora_lib.runs.profile import SMOKE
 from glora_lib.training import checkpoint, files
@@ -68,6 +69,22 @@ def test_a_checkpoint_of_other_data_or_another_backbone_is_refused_and_kept(tmp_
     with pytest.raises(TrainingError, match=f"was made for {what}"):
         train(model(), images(), SMOKE, checkpoint=path)
     assert path.read_bytes() == before
+
+
+def test_a_supernet_s_checkpoint_knows_the_configurations_that_it_draws(tmp_path):
+    path, ranks = tmp_path / "train.pt", (2, 1)
+
+    def sampled(ranks):
+        net = Net()
+        net.use = lambda config: net
+        space = Space(["layer"], ranks)
+        return train(net, data(), SMOKE, sample=space.sample, checkpoint=path)
+
+    whole = sampled(ranks)
+    assert sampled(ranks) == whole  # the same space, made again
+    for other in (lambda: sampled((2,)), lambda: train(Net(), data(), SMOKE, checkpoint=path)):
+        with pytest.raises(TrainingError, match="was made for other configurations"):
+            other()
 
 
 def test_one_picture_of_many_and_an_option_of_the_model_make_another_training(tmp_path):
