@@ -125,6 +125,12 @@ def front(table: pd.DataFrame, larger: bool = True) -> pd.DataFrame:
     return ordered[ordered["score"] > best].drop(columns="score")
 
 
+def on_front(records: pd.DataFrame, seed: int) -> list[str]:
+    """Return the settings on the front of one task's records with this seed alone, each at its best rate, by parameters."""
+    first = at_best_rates(records[records["seed"] == seed], seed) if len(records) else records
+    return front(points(first))["name"].tolist() if len(first) else []
+
+
 def times_fewer(table: pd.DataFrame, against: str = "LoRA") -> pd.DataFrame:
     """Return for each setting of a family the smallest other setting that is at least as accurate, and how many times smaller.
 

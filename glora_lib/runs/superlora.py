@@ -2,10 +2,12 @@
 
 A name says what varies: "2D fold G=1 r=4" is M = 2 with one group, reshaped; "dense rho=0.1" is projected by Fastfood. The
 settings were listed before any was run. The peak of the learning rate is chosen for each setting by one rule: of its kind's in
-the profile, the one with the best validation accuracy at the first seed. Settings in `REPEATED` have every seed of the profile
-at that rate, the others the first seed alone. No single rate serves all: what dense changes need, low ranks hardly move at.
+the profile, the one with the best validation accuracy at the first seed. Settings in `REPEATED`, and those on the first seed's
+front of accuracy against parameters, have every seed of the profile at that rate, the others the first seed alone. No single
+rate serves all: what dense changes need, low ranks hardly move at.
 """
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import pandas as pd
@@ -107,9 +109,9 @@ def rates(task: str, profile: Profile, head: str = "trained") -> list[Run]:
     return [run(name, rate, task, profile, first, head) for name in names(profile) for rate in rates_of(name, profile)]
 
 
-def repeats(task: str, profile: Profile, head: str, best: dict[str, float]) -> list[Run]:
-    """Return the repeated settings with the other seeds, each at its best rate; those without one are left out."""
-    known = [name for name in names(profile) if name in REPEATED and name in best]
+def repeats(task: str, profile: Profile, head: str, best: dict[str, float], also: Collection[str] = ()) -> list[Run]:
+    """Return the repeated settings and `also` with the other seeds, each at its best rate; those without one are left out."""
+    known = [name for name in names(profile) if name in (*REPEATED, *also) and name in best]
     return [run(name, best[name], task, profile, seed, head) for seed in profile.seeds[1:] for name in known]
 
 

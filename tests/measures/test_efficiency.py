@@ -11,6 +11,7 @@ from glora_lib.measures.efficiency import (
     family,
     front,
     hill,
+    on_front,
     points,
     sizes_of,
     times_fewer,
@@ -51,6 +52,18 @@ def test_every_setting_has_a_family():
         *("LoHa", "LoKr", "LoNKr", "LoTR"),
     }
     assert family("2D fold G=1 r=4 shuffled") == family("2D fold G=1 r=8 rho=0.1") == "2D, projected"
+
+
+def test_the_front_of_the_first_seed_counts_that_seed_at_rates_that_validation_images_chose():
+    rows = [
+        *(("LoRA_r=1@0.03", 0, 0.5, 0.60), ("LoRA_r=1@0.3", 0, 0.4, 0.90), ("LoRA_r=1@0.03", 1, 0.9, 0.99)),
+        *(("3D_r=1@0.3", 0, 0.5, 0.50), ("dense@0.003", 0, 0.5, 0.55), ("dense@0.003", 1, 0.9, 0.99)),
+    ]
+    table = pd.DataFrame(rows, columns=["method", "seed", "val", "test"]).assign(task="cifar", n_test=100)
+    table["trained"] = table["method"].map({"3D_r=1@0.3": 10, "dense@0.003": 500}).fillna(50).astype(int)
+    assert on_front(table, 0) == ["3D r=1", "LoRA r=1"]
+    assert on_front(table, 1) == ["LoRA r=1"]
+    assert on_front(table[:0], 0) == []
 
 
 def test_the_front_is_what_nothing_smaller_equals():

@@ -70,6 +70,8 @@ def test_validation_images_choose_a_rate_and_other_seeds_take_it():
     found = repeats("cifar10", CPU, "frozen", best)
     order = [("dense@0.003", 1), ("LoRA_r=1@0.03", 1), ("dense@0.003", 2), ("LoRA_r=1@0.03", 2)]
     assert [(one.label, one.seed) for one in found] == order
+    also = repeats("cifar10", CPU, "frozen", best | {"3D r=1": 0.3}, also=["3D r=1", "dense", "LoRA r=2"])
+    assert [(one.label, one.seed) for one in also if one.seed == 1] == [*order[:2], ("3D_r=1@0.3", 1)]
     assert {one.recipe.one_cycle["head"] for one in found} == {"frozen"}
 
 
