@@ -29,6 +29,7 @@ BUILT_IN: dict[str, Callable[[int], Task]] = {
     "fashion_mnist": debian.load_fashion_mnist,
     "tuxpaint_9": debian.load_tuxpaint_9,
 }
+NAMED = ("pacs",)  # folders that profiles name beside VTAB's, known before they are there
 LISTS = (*few_shot.CLASSES, *tiny_imagenet.NAMES)  # sets with few-shot lists, and only those
 
 
@@ -88,14 +89,14 @@ def place(name: str) -> Path:
 
 
 def is_folder(name: str) -> bool:
-    """Return whether a name is that of a task that is read from a folder: a known one, or any that has a list of tests."""
+    """Return whether a task of this name is read from a folder: one that profiles name, or any that has a list of tests."""
     plain = Path(name).name == name and name not in LISTS
-    return name in folder.CLASSES or (plain and (place(name) / folder.LISTS["test"]).is_file())
+    return name in folder.CLASSES or name in NAMED or (plain and (place(name) / folder.LISTS["test"]).is_file())
 
 
 def unknown(name: str) -> DataError:
     """Return the error for a name that no task has."""
-    known = ", ".join(dict.fromkeys((*BUILT_IN, *folder.CLASSES)))
+    known = ", ".join(dict.fromkeys((*BUILT_IN, *folder.CLASSES, *NAMED)))
     return DataError(
         f"unknown task {name!r}; valid names: {known}; a folder with lists in {paths.external_data()}; and with -Kshot-sSEED: "
         f"{', '.join(LISTS)}"

@@ -185,6 +185,9 @@ def test_what_is_unavailable_is_said_with_the_mend(tmp_path, monkeypatch):
     assert unavailable("mnist_5k", "cpu") == unavailable("clevr_count-1shot-s0", "cpu") == ""
     assert "vtab-1k" in unavailable("clevr_count", "paper")
     assert "vtab-1k" in unavailable("cifar10", "cpu")
+    assert "there is no folder" in unavailable("pacs", "gpu")
+    with pytest.raises(DataError, match="no folder"):
+        load_task("pacs", "gpu")
     assert "tiny-imagenet" in unavailable("tiny_imagenet_food-4shot-s0", "cpu")
     for name, package in (("fashion_mnist", "dataset-fashion-mnist"), ("tuxpaint_9-2shot-s0", "tuxpaint-stamps-default")):
         assert f"is not installed: apt-get install --no-install-recommends {package}" in unavailable(name, "cpu")

@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 
+from glora_lib.data import unavailable
 from glora_lib.glora.space import Space, stored
 from glora_lib.runs import plan as plan_module
 from glora_lib.runs.plan import plan, run_of, seeds_of
@@ -44,6 +45,14 @@ def test_every_run_is_there_once_and_first_rows_come_first():
     assert [seed for _, seed in order] == sorted(seed for _, seed in order)
     assert Counter(tables)["glora-0.0001", 2] == Counter(tables)["linear", 0] == len(GPU.tasks)
     assert ("linear", 1) not in tables
+
+
+def test_without_a_data_folder_what_packages_ship_is_left(tmp_path, monkeypatch):
+    monkeypatch.setenv("GLORA_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(plan_module, "unavailable", unavailable)
+    found = {run.task for run in plan(GPU)}
+    assert "mnist_5k" in found
+    assert not found & {"pacs", "cifar10", "cifar", "colon_cells_4"}
 
 
 def test_a_row_of_glora_changes_the_profile_and_its_controls_share_the_supernet():
