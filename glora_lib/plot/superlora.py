@@ -61,30 +61,33 @@ def groups(panels: Mapping[str, np.ndarray], weights: int) -> Figure:
 
 
 def fronts(tables: Mapping[str, pd.DataFrame], frontier: Mapping[str, pd.DataFrame], *, y: str, columns: int = 1) -> Figure:
-    """Return a panel per name: every point of `measures.efficiency.points`, whiskers of one sd where n > 1, the front a line.
+    """Return a panel per name: every point of `measures.efficiency.points`, whiskers of one sd, the front a line.
 
-    Parameters are on a logarithmic axis. A table needs the columns family, parameters, mean, sd and n.
+    Parameters are on a logarithmic axis; settings with fewer seeds than others are pale, without whiskers. A table needs the
+    columns family, parameters, mean, sd and n.
     """
     columns = min(columns, len(tables))
     rows = -(-len(tables) // columns)
     figure, grid = plt.subplots(rows, columns, figsize=(7.6 * columns, 4.6 * rows), squeeze=False)
     for axes, (title, table) in zip(grid.flat, tables.items(), strict=False):
-        line = frontier[title]
+        line, most = frontier[title], table["n"].max()
         axes.step(line["parameters"], line["mean"], where="post", color="0.6", linewidth=1, label="front of the means")
         for family, part in table.groupby("family", sort=False):
             marker, number, filled = MARKS[family]
             color = GREYSAFE[number]
-            axes.errorbar(
-                part["parameters"], part["mean"], yerr=part["sd"].fillna(0), fmt=marker, color=color, label=family,
-                markerfacecolor=color if filled else "white", markersize=8 if marker == "*" else 6, elinewidth=0.8, capsize=2,
-            )  # fmt: skip
-        seeds = "/".join(map(str, sorted(table["n"].unique())))
+            face, size = color if filled else "white", 8 if marker == "*" else 6
+            full, few = part[part["n"] == most], part[part["n"] < most]
+            shared = {"marker": marker, "color": color, "linestyle": "none", "markerfacecolor": face, "markersize": size}
+            axes.plot(few["parameters"], few["mean"], alpha=0.4, **shared)
+            axes.plot([], [], label=family, **shared)
+            axes.errorbar(full["parameters"], full["mean"], yerr=full["sd"].fillna(0), elinewidth=0.8, capsize=2, **shared)
+        pale = "/".join(map(str, sorted(set(table["n"]) - {most})))
         axes.set(xscale="log", xlabel="trained parameters, head excluded", ylabel=y)
         few = table["parameters"].max() < 100 * max(1, table["parameters"].min())  # so few decades that tens alone say little
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_title(f"{title}, n = {seeds} seeds", fontsize=9)
+        axes.set_title(f"{title}, n = {most} seeds{f', pale: {pale}' if pale else ''}", fontsize=9)
     for axes in grid.flat[len(tables) :]:
         axes.axis("off")
     legends = [axes.get_legend_handles_labels() for axes in grid.flat]

@@ -16,6 +16,7 @@ from glora_lib.runs.run import Run
 from glora_lib.runs.stages import STAGES, here
 from glora_lib.runs.together import groups, train_together
 from glora_lib.training import deadline
+from glora_lib.training.batch import TrainingError
 from glora_lib.training.device import device
 from glora_lib.training.device import peak_memory as gpu_memory
 from glora_lib.training.loop import accuracy
@@ -33,6 +34,7 @@ def fill(
     workers: int = 1,
     scheduler: str | None = None,
     together: bool = False,
+    keep_going: bool = False,
     say: Callable[[str], None] = lambda line: None,
     do: Callable[[Run], Record] | None = None,
 ) -> list[Run]:
@@ -45,6 +47,8 @@ def fill(
         scheduler: the address of a Dask cluster, "tcp://host:8786", whose workers compute instead; they need the same code and
             packages, not the same disk. A run whose worker dies is given to another one.
         together: train runs of one kind as one program also where there is no GPU, on which one worker always does.
+        keep_going: a run whose training fails (TrainingError, as where a loss is not finite) is left without a record, which
+            `say` is told, and the others go on; without it the first one ends all.
         say: is told a line for every record that is saved.
         do: what makes a record of a run; `execute` without it, `language.execute` for language models.
 
@@ -73,20 +77,22 @@ def fill(
     if workers == 1 and scheduler is None:
         for group in groups(wanted):
             if do is execute and (device().type == "cuda" or together):
-                train_together(group)
+                try:
+                    train_together(group)
+                except TrainingError:  # of one of them; alone, the others train
+                    if not keep_going:
+                        raise
             for run in group:
                 deadline.check(f"{run.id} and what follows it have not begun")
-                record = do(run)
-                record.save()
-                say(f"{record.experiment}/{record.id}: test {record.metrics.get('test', math.nan):.4f}")
+                _keep(_execute(run, None, do, keep_going), say)
     elif wanted:
         threads = share(workers) if scheduler is None else None
         with _backend(scheduler):
             records = Parallel(n_jobs=-1 if scheduler else workers, return_as="generator_unordered", batch_size=1)(
-                delayed(_execute)(run, threads, do) for run in wanted
+                delayed(_execute)(run, threads, do, keep_going) for run in wanted
             )
             for record in records:
-                record.save()
+                _keep(record, say)
     return [run for run in runs if not run.exists()]
 
 
@@ -136,7 +142,20 @@ def _backend(scheduler: str | None):
         yield
 
 
-def _execute(run: Run, threads: int | None, do: Callable[[Run], Record]) -> Record:
+def _execute(run: Run, threads: int | None, do: Callable[[Run], Record], keep_going: bool) -> Record | str:
+    """Return the run's record or, with `keep_going`, why its training failed."""
     if threads is not None:
         torch.set_num_threads(threads)
-    return do(run)
+    try:
+        return do(run)
+    except TrainingError as error:
+        if not keep_going:
+            raise
+        return f"{run.experiment}/{run.id} has no record: {error}"
+
+
+def _keep(outcome: Record | str, say: Callable[[str], None]) -> None:
+    if isinstance(outcome, Record):
+        outcome.save()
+        outcome = f"{outcome.experiment}/{outcome.id}: test {outcome.metrics.get('test', math.nan):.4f}"
+    say(outcome)

@@ -68,9 +68,11 @@ def test_the_front_of_the_first_seed_counts_that_seed_at_rates_that_validation_i
 
 def test_the_front_is_what_nothing_smaller_equals():
     rows = [("LoRA a", 5, 50.0), ("3D b", 2, 40.0), ("2D c", 2, 30.0), ("4D d", 7, 50.0), ("dense", 9, 51.0), ("5D e", 6, 10.0)]
-    table = pd.DataFrame(rows, columns=["name", "parameters", "mean"])
+    table = pd.DataFrame(rows, columns=["name", "parameters", "mean"]).assign(n=3)
     assert front(table)["name"].tolist() == ["3D b", "LoRA a", "dense"]
     assert front(table, larger=False)["name"].tolist() == ["2D c", "5D e"]
+    lucky = pd.DataFrame([("LoHa f", 1, 90.0, 1)], columns=["name", "parameters", "mean", "n"])
+    assert front(pd.concat([table, lucky]))["name"].tolist() == ["3D b", "LoRA a", "dense"]
 
 
 def test_times_fewer_names_the_smallest_that_is_as_good():

@@ -14,6 +14,7 @@ from glora_lib.runs import run as run_module
 from glora_lib.runs.grid import Run, execute, fill
 from glora_lib.runs.profile import SMOKE
 from glora_lib.runs.record import Record, RecordError, results
+from glora_lib.training.batch import TrainingError
 
 PROFILE = replace(SMOKE, epochs=1, population=4, parents=2, mutations=2, crossovers=2, generations=1)
 
@@ -219,3 +220,17 @@ def test_the_targets_of_a_shift_are_measured_with_the_same_model(root, monkeypat
     assert (metrics["shift_val again"], metrics["shift_test again"]) == (metrics["val"], metrics["test"])
     assert (metrics["n_val again"], metrics["n_test again"]) == (32, 64)
     assert plain.exists()
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_run_whose_training_fails_ends_all_or_is_said_and_the_others_go_on(root, together):
+    good, other, bad = (replace(run("bitfit"), label=f"{label}-{together}") for label in ("good", "other", "bad"))
+    recipe = {"learning_rate": 1e30, "first_learning_rate": 1e30}
+    bad = replace(bad, profile=replace(PROFILE, methods=PROFILE.methods | {"bitfit": recipe}))
+    with pytest.raises(TrainingError, match=r"the loss .*is (nan|inf)"):
+        fill([bad, good], together=together)
+    said = []
+    assert fill([bad, good, other], together=together, keep_going=True, say=said.append) == [bad]
+    assert good.exists()
+    assert other.exists()
+    assert said[0].startswith(f"smoke/gratings--bad-{together}--smoke--s0 has no record: the loss is ")
