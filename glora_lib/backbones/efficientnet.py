@@ -2,11 +2,8 @@
 
 import re
 
-import timm
 import torch
 from jaxtyping import Float
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 from glora_lib.backbones.files import PackagedFile
@@ -26,8 +23,8 @@ OTHERS = {
 AROUND = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 
 
-class ImageNetStem(Conv2dSame):
-    """The first convolution for images normalised with ImageNet's mean and deviation, as a task gives them.
+class ImageNetStem(nn.Conv2d):
+    """The first convolution, padded as TensorFlow does, for images normalised by ImageNet's mean and deviation, as tasks are.
 
     The weights were trained on (pixel - 127) / 128. Where the padding is zero the shift does not fit into a bias, so that it is
     done here, before anything is padded. What follows keeps channels last in memory, in which a processor takes two thirds of
@@ -35,8 +32,12 @@ class ImageNetStem(Conv2dSame):
     """
 
     def forward(self, x: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels h w"]:
+        from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+        from timm.layers import pad_same
+
         mean, std = (x.new_tensor(values).view(3, 1, 1) * 255 for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
-        return super().forward(((x * std + mean - 127) / 128).contiguous(memory_format=torch.channels_last))
+        x = ((x * std + mean - 127) / 128).contiguous(memory_format=torch.channels_last)
+        return super().forward(pad_same(x, self.kernel_size, self.stride, self.dilation))
 
 
 def create(classes: int) -> nn.Module:
@@ -54,6 +55,8 @@ def convnet() -> nn.Module:
 
     Raises BackboneError for a file that is missing or has another checksum.
     """
+    import timm  # slow to import, and the rest of the library does without
+
     model = timm.create_model("tf_efficientnet_lite0")
     places = [f"blocks.{stage}.{block}" for stage, blocks in enumerate(model.blocks) for block in range(len(blocks))]
     state = {}

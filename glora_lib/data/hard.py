@@ -11,7 +11,6 @@ from contextlib import suppress
 import numpy as np
 import torch
 from jaxtyping import Bool
-from timm.data import ImageNetInfo
 from torch import Tensor
 
 from glora_lib.backbones.efficientnet import FILE, convnet
@@ -28,6 +27,8 @@ def wrong(images: Images, wnids: Sequence[str], batch: int = 50) -> Bool[Tensor,
 
     The images are of `SIZE`. Raises `DataError` for a class that is not one of ImageNet's thousand.
     """
+    from timm.data import ImageNetInfo  # slow to import, and the rest of the library does without
+
     known = ImageNetInfo().label_names()
     if unknown := [wnid for wnid in wnids if wnid not in known]:
         raise DataError(f"not among ImageNet's 1,000 classes: {', '.join(unknown)}")
