@@ -8,11 +8,11 @@ from glora_lib.audit.judge import Check, Judged, number, seen
 from glora_lib.glora.space import forms
 from glora_lib.measures.origin import source
 from glora_lib.measures.schedule import chosen
-from glora_lib.measures.table import interval, paired
+from glora_lib.measures.table import Interval, interval, paired
 from glora_lib.measures.transfer import above_chance, by_shots, by_target
 from glora_lib.runs.plan import EVERYWHERE, SEARCHED
 from glora_lib.runs.profile import PROFILES
-from glora_lib.runs.record import results
+from glora_lib.runs.record import Record, results
 
 TASKS = 19  # of VTAB-1K
 
@@ -144,18 +144,22 @@ def fused_speed(claim: pd.Series, profile: str) -> Judged:
     """Hold a fused model's time of a forward pass against its backbone's, round by round, in the benchmark's record.
 
     The statement's side is "at least 1 - tolerance as fast". Where the interval over rounds is wider than that, the timing
-    cannot test it.
+    cannot test it. Of several records the one with the narrowest interval is read: what a machine does beside only widens it.
     """
     records = results("benchmark", profile)
     if records.empty or not PROFILES[profile].compared:
         return Judged(f"no record of times ({profile})", "not run")
-    record, margin = records.iloc[-1]["record"], float(claim["tolerance"])
-    times = record.history["steps"]["float32"]
-    ratio = interval(pd.Series(times["forward, base"]) / pd.Series(times["forward, fused"]))
+    margin = float(claim["tolerance"])
+    ratio, record = min(((_fused(record), record) for record in records["record"]), key=lambda pair: pair[0].half)
     text = f"{ratio.mean:.3f} of the backbone's speed [{ratio.low:.3f}, {ratio.high:.3f}] over {ratio.n} rounds"
     verdict = "not testable here" if ratio.half > margin else seen(ratio.low - (1 - margin), ratio.high - (1 - margin))
     shape = f"{record.settings['image_size']} px; batch {record.settings['batch']}, {record.provenance['processor']}"
     return Judged(text, verdict, visible=f"{100 * ratio.half:.1f} %", scale=shape)
+
+
+def _fused(record: Record) -> Interval:
+    times = record.history["steps"]["float32"]
+    return interval(pd.Series(times["forward, base"]) / pd.Series(times["forward, fused"]))
 
 
 def paper_average(experiment: str, method: str) -> Check:

@@ -6,6 +6,7 @@ import time
 os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler is talkative
 
 import numpy as np
+import pandas as pd
 import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -67,6 +68,18 @@ def step_operations(setting: Setting) -> dict[str, float]:
         visit = named(name, setting)
         counts[name] = float(np.mean([operations(lambda _, r=r, v=visit: v(r)) for r in range(1, 3 if "net" in name else 2)]))
     return counts
+
+
+def beside_limit(history: dict, dtype: str) -> pd.DataFrame:
+    """Return what the products of each step take at the measured rate, of a benchmark record's history in a number format.
+
+    Columns: 10^9 operations, times a forward pass, limit (s), measured (s), and the share of it that the limit explains.
+    """
+    needed, times = pd.Series(history["operations"]), history["steps"][dtype]
+    table = pd.DataFrame({"10^9 operations": needed / 1e9, "times a forward pass": needed / needed["forward"]})
+    table["limit (s)"] = needed / history["rates"][dtype]
+    table["measured (s)"] = [np.median(times.get(name, times["forward, base"])) for name in table.index]
+    return table.assign(share=table["limit (s)"] / table["measured (s)"])
 
 
 def by_kind(visit: Visit) -> dict[str, float]:

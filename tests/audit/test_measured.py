@@ -226,6 +226,12 @@ def test_speed_is_judged_where_the_noise_is_narrower_than_the_claim(fused, verdi
         {"steps": {"float32": {"forward, base": [1.0] * 4, "forward, fused": fused}}},
     ).save()  # fmt: skip
     assert verdict_of("table4/throughput")["verdict"] == verdict
+    Record(
+        "benchmark", "random_images", "all", "cpu", 1, {"image_size": 98, "batch": 64}, {}, None, "nothing", {},
+        {"commit": "0" * 40, "dirty": False, "processor": "a noisy machine"},
+        {"steps": {"float32": {"forward, base": [1.0] * 4, "forward, fused": [0.2, 4.0, 0.2, 4.0]}}},
+    ).save()  # fmt: skip
+    assert verdict_of("table4/throughput")["verdict"] == verdict
 
 
 def test_a_paper_scale_average_needs_all_tasks():

@@ -89,6 +89,14 @@ def test_rates_are_positive_and_of_both_types():
     assert min(rates.values()) > 0
 
 
+def test_the_limit_of_a_step_is_its_operations_over_the_rate():
+    found = {"operations": {"forward": 4e9, "supernet": 8e9}, "rates": {"bfloat16": 4e9}}
+    found["steps"] = {"bfloat16": {"forward, base": [2.0, 2.0], "supernet": [5.0, 4.0, 3.0]}}
+    table = limits.beside_limit(found, "bfloat16")
+    assert table.loc["supernet"].tolist() == [8.0, 2.0, 2.0, 4.0, 0.5]
+    assert table.loc["forward"].tolist() == [4.0, 1.0, 1.0, 2.0, 0.5]
+
+
 def test_a_search_is_projected_from_its_start_and_its_later_candidates():
     measured = {
         "seconds": [3.0, 1.0, 0.5, 1.5],
