@@ -128,9 +128,9 @@ def front(table: pd.DataFrame, larger: bool = True) -> pd.DataFrame:
 
 
 def on_front(records: pd.DataFrame, seed: int) -> list[str]:
-    """Return the settings on the front of one task's records with this seed alone, each at its best rate, by parameters."""
+    """Return the settings on the front of one task's **validation** accuracies with this seed, each at its best rate."""
     first = at_best_rates(records[records["seed"] == seed], seed) if len(records) else records
-    return front(points(first))["name"].tolist() if len(first) else []
+    return front(points(first, "val"))["name"].tolist() if len(first) else []
 
 
 def times_fewer(table: pd.DataFrame, against: str = "LoRA") -> pd.DataFrame:
