@@ -50,10 +50,10 @@ class Likelihoods(TemplateLM):
         return loglikelihoods(self.model, [(context, continuation) for _, context, continuation in requests])
 
     def loglikelihood_rolling(self, requests, disable_tqdm: bool = False):
-        raise NotImplementedError
+        raise NotImplementedError("only answers that a question offers are scored here; take the harness' own class")
 
     def generate_until(self, requests, disable_tqdm: bool = False):
-        raise NotImplementedError
+        raise NotImplementedError("nothing is generated here; take the harness' own class")
 
 
 def of_the_harness(model, tokenizer, batch_size: int = 8) -> TemplateLM:

@@ -3,8 +3,8 @@
 A name says what varies: "2D fold G=1 r=4" is M = 2 with one group, reshaped; "dense rho=0.1" is projected by Fastfood. The
 settings were listed before any was run. The peak of the learning rate is chosen for each setting by one rule: of its kind's in
 the profile, the one with the best validation accuracy at the first seed. Settings in `REPEATED`, and those on the first seed's
-front of validation accuracy against parameters, have every seed of the profile at that rate, the others the first seed alone. No single
-rate serves all: what dense changes need, low ranks hardly move at.
+front of validation accuracy against parameters, have every seed of the profile at that rate, the others the first alone. No
+single rate serves all: what dense changes need, low ranks hardly move at.
 """
 
 from collections.abc import Collection
