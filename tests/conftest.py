@@ -26,6 +26,14 @@ def seeds():
     torch.manual_seed(0)
 
 
+@pytest.fixture(
+    params=["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
+)
+def place(request):
+    """The processor, and a GPU where there is one: what is computed there is the same."""
+    return torch.device(request.param)
+
+
 @pytest.fixture
 def one_thread():
     """Models this small gain nothing from a second thread."""

@@ -3,16 +3,19 @@
 python -m glora_lib.benchmark                    the cpu profile's backbone at 98 pixels, batch 64: minutes
 python -m glora_lib.benchmark --profile smoke --batch 4 --rounds 1 --epochs 1
 python -m glora_lib.benchmark --device cuda      steps of ViT-S/14 and ViT-B/16 on a GPU, alone and many at once: minutes
+python -m glora_lib.benchmark --device cuda --packed FOLDER     the same where there is no git: the commit is the pack's
 """
 
 import argparse
 import sys
+from pathlib import Path
 
 import torch
 
 from glora_lib.benchmark import device
 from glora_lib.benchmark.report import measure, table
 from glora_lib.benchmark.setting import Setting
+from glora_lib.runs import pack
 from glora_lib.runs.profile import PROFILES
 from glora_lib.runs.provenance import line
 from glora_lib.training.device import device as find
@@ -34,7 +37,10 @@ def main(argv: list[str] | None = None) -> int:
         parser.add_argument(f"--{name}", type=int, default=Setting.__dataclass_fields__[name].default, help=text)
     parser.add_argument("--threads", type=int, default=share(), help="of torch")
     parser.add_argument("--device", help="cuda, or cpu (the smaller model alone): only single steps there, of random weights")
+    parser.add_argument("--packed", type=Path, metavar="FOLDER", help="a pack of this code, as glora_lib.runs.pack makes it")
     options = vars(parser.parse_args(argv))
+    if packed := options.pop("packed"):
+        pack.use(packed)
     torch.set_num_threads(options.pop("threads"))
     print(line())
     if wanted := options.pop("device"):

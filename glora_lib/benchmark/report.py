@@ -10,7 +10,7 @@ from glora_lib.benchmark import fresh, growth, limits, searching, steps
 from glora_lib.benchmark.setting import Setting
 from glora_lib.runs.grid import COMPUTE
 from glora_lib.runs.provenance import peak_memory, provenance
-from glora_lib.runs.record import Record, RecordError, results
+from glora_lib.runs.record import Record, RecordError, check_place, results
 from glora_lib.runs.run import Run
 
 EXPERIMENT, TASK, METHOD = "benchmark", "random_images", "all"
@@ -26,7 +26,11 @@ BF16_PAYS = 1.2  # times the rate of float32, from which on bfloat16 counts as s
 
 
 def measure(setting: Setting, say=lambda line: None) -> Record:
-    """Measure everything, in this order, and return the record, not yet saved. `say` is told what begins."""
+    """Measure everything, in this order, and return the record, not yet saved. `say` is told what begins.
+
+    Raises RecordError, before anything is measured, where a record of other settings is in its place.
+    """
+    check_place(_run(setting).path, setting.plain())
     history, cost = {}, {}
     recipe = setting.profile
     width = setting.backbone().embed_dim

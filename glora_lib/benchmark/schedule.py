@@ -37,13 +37,13 @@ def hours_on_device(record: Record) -> pd.DataFrame:
     """Return the hours of all 19 tasks by the steps of a `benchmark.device` record, a row a model and number format.
 
     Columns: training one task at a time, training as many at once as were measured, the search with its candidates scored as
-    one batch, and both sums. Nothing else is counted, neither data nor start.
+    one batch, and both sums. Nothing else is counted, neither data nor start. NaN where a step failed.
     """
     rows = {}
     for name, part in record.history.items():
-        seconds = {step: float(np.median(taken)) for step, taken in part["seconds"].items()}
-        many = next(step for step in seconds if step.startswith("supernet, ") and "at once" in step)
-        score = next(step for step in seconds if step.startswith("score"))
+        many = next(step for step in part["runs"] if step.startswith("supernet, "))
+        score = next(step for step in part["runs"] if step.startswith("score"))
+        seconds = {step: float(np.median(part["seconds"].get(step, np.nan))) for step in ("supernet", many, score)}
         steps = TASKS * EPOCHS * (IMAGES // record.settings["batch"])
         search = TASKS * EVALUATIONS * seconds[score] / part["runs"][score]
         alone, joint = steps * seconds["supernet"], steps * seconds[many] / part["runs"][many]

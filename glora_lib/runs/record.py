@@ -47,10 +47,7 @@ class Record:
         """
         path = folder(self.experiment, self.profile) / f"{self.id}.json"
         text = json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
-        if differing := changed_settings(path, json.loads(text)["settings"]):
-            raise RecordError(
-                f"{path} holds a record of other settings, (there, here): {differing}; move it away, or give this run a label"
-            )
+        check_place(path, json.loads(text)["settings"])
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
         return path
@@ -95,6 +92,14 @@ def changed_settings(path: Path, settings: dict) -> dict:
     except RecordError:
         return {}
     return {name: (there[name], value) for name, value in settings.items() if name in there and there[name] != value}
+
+
+def check_place(path: Path, settings: dict) -> None:
+    """Raise a RecordError where `path` holds a record of other settings, which a record of these would not replace."""
+    if differing := changed_settings(path, settings):
+        raise RecordError(
+            f"{path} holds a record of other settings, (there, here): {differing}; move it away, or give this run a label"
+        )
 
 
 def folder(experiment: str, profile: str) -> Path:

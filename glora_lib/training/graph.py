@@ -21,7 +21,8 @@ class Graphed:
         self.function, self.device = function, device
         self.calls: dict[tuple, int] = {}
         self.graphs: dict[tuple, tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor | None]] = {}
-        self.pool = None  # the graphs share their memory: one runs at a time
+        self.pool = None  # graphs share this memory, here and where another is given the same: one runs at a time
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def __call__(self, *tensors: Tensor) -> Tensor | None:
         if self.device.type != "cuda":
@@ -41,11 +42,11 @@ class Graphed:
 
     def _aside(self, *tensors: Tensor) -> Tensor | None:
         """Run plainly on another stream, as a call must that is captured later."""
-        stream, main = torch.cuda.Stream(self.device), torch.cuda.current_stream(self.device)
-        stream.wait_stream(main)
-        with torch.cuda.stream(stream):
+        main = torch.cuda.current_stream(self.device)
+        self.stream.wait_stream(main)
+        with torch.cuda.stream(self.stream):
             result = self.function(*tensors)
-        main.wait_stream(stream)
+        main.wait_stream(self.stream)
         return result
 
     def _capture(self, key: tuple, tensors: tuple[Tensor, ...]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,11 @@ from glora_lib.glora.space import Choice, Space
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SETTING = Setting(gl.PROFILES["smoke"], side=2, batch=4, rounds=1, epochs=1, generations=1)
+
+
+@pytest.fixture
+def no_records(monkeypatch, tmp_path):
+    monkeypatch.setattr("glora_lib.runs.record.ROOT", tmp_path)
 
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
@@ -151,8 +157,7 @@ def test_the_paper_s_schedule_is_its_operations_over_the_rate():
 
 
 @pytest.mark.slow
-def test_a_record_is_measured_once(monkeypatch, tmp_path):
-    monkeypatch.setattr("glora_lib.runs.record.ROOT", tmp_path)
+def test_a_record_is_measured_once(monkeypatch, no_records):
     with pytest.raises(gl.RecordError, match="random_images--all--smoke--s0"):
         report.recorded(SETTING, "none")
     first = report.recorded(SETTING)
@@ -172,17 +177,53 @@ def test_a_step_that_takes_no_memory_of_its_own_gives_no_ratio():
     assert "no memory beyond" in row["against"]
 
 
-def test_steps_on_a_device_are_those_of_the_table():
-    tiny = device.Model("tiny", "test_vit", 16)
-    record = device.measure(torch.device("cpu"), [tiny], ("float32",), batch=2, rounds=1, runs=2)
+TINY = device.Model("tiny", "test_vit", 16)
+
+
+def test_steps_on_a_device_are_those_of_the_table(place, no_records):
+    record = device.measure(place, [TINY], ("float32",), batch=2, rounds=1, runs=2)
     assert json.loads(json.dumps(record.history)) == record.history
     rows = device.table(record).set_index("step")
     names = ["forward, frozen", "supernet, literal", "supernet", "supernet, 2 at once", "LoRA", "LoRA, 2 at once"]
     assert list(rows.index) == [*names, "LoRA, peft", "GLoRA, peft", "full fine-tuning", "score, 25 at once"]
     assert rows["ms"].gt(0).all()
+    assert rows["peak MB"].gt(0).all() if place.type == "cuda" else rows["peak MB"].isna().all()
+    assert not rows["failed"].any()
     assert rows.loc["supernet, 2 at once", "ms a run"] == pytest.approx(rows.loc["supernet, 2 at once", "ms"] / 2)
     assert rows.loc["supernet, literal", "times as fast as literal"] == 1
-    assert record.provenance["device"] == "cpu"
+    assert record.provenance["device"] == place.type
+
+
+def test_a_step_that_fails_on_a_device_has_its_error_and_the_others_have_times(monkeypatch, no_records):
+    def fails():
+        raise torch.OutOfMemoryError("out of memory:\n  tried to allocate 80 GiB")
+
+    def contestants(*asked):
+        makers, operations = two(*asked)
+        return {name: makers[name] for name in ("forward, frozen", "supernet")} | {"supernet, 2 at once": fails}, operations
+
+    two = device.contestants
+    monkeypatch.setattr(device, "contestants", contestants)
+    said = []
+    record = device.measure(torch.device("cpu"), [TINY], ("float32",), batch=2, rounds=1, runs=2, say=said.append)
+    rows = device.table(record).set_index("step")
+    assert rows["ms"].notna().to_dict() == {"forward, frozen": True, "supernet": True, "supernet, 2 at once": False}
+    assert rows.loc["supernet, 2 at once", "failed"] == "OutOfMemoryError: out of memory: tried to allocate 80 GiB"
+    assert said[-1].startswith("tiny, float32, supernet, 2 at once: OutOfMemoryError")
+
+
+def test_a_record_of_other_settings_is_in_the_way_before_anything_is_measured(monkeypatch, no_records):
+    empty = gl.Record("benchmark", "random_images", "all", "smoke", 0, SETTING.plain(), {}, None, "nothing", {}, {})
+    empty.provenance |= {"commit": "", "dirty": False}
+    empty.save()
+    monkeypatch.setattr(report.limits, "product_rates", lambda *_: pytest.fail("measured"))
+    with pytest.raises(gl.RecordError, match=r"other settings, \(there, here\): {'batch': \(4, 5\)}; move it away"):
+        report.recorded(replace(SETTING, batch=5))
+    settings = {"models": ["tiny"], "dtypes": ["float32"], "batch": 2, "rounds": 1, "runs": 2}
+    replace(empty, experiment="benchmark_device", method="processor", profile="gpu", settings=settings).save()
+    monkeypatch.setattr(device, "contestants", lambda *_: pytest.fail("measured"))
+    with pytest.raises(gl.RecordError, match=r"{'rounds': \(1, 3\)}; move it away"):
+        device.measure(torch.device("cpu"), [TINY], ("float32",), batch=2, rounds=3, runs=2)
 
 
 def test_the_paper_s_hours_come_from_the_steps_of_a_device():
@@ -195,3 +236,7 @@ def test_the_paper_s_hours_come_from_the_steps_of_a_device():
     assert row["training, 11 at once"] == pytest.approx(row["training"] * 0.02 / 0.1)
     assert row["search"] == pytest.approx(19 * 1050 * 0.02 / 3600)
     assert row["together, at once"] == pytest.approx(row["training, 11 at once"] + row["search"])
+    del seconds["supernet, 11 at once"]  # it failed
+    (row,) = schedule.hours_on_device(record).to_dict("records")
+    assert np.isnan([row["training, 11 at once"], row["together, at once"]]).all()
+    assert row["together"] == pytest.approx(row["training"] + row["search"])

@@ -15,6 +15,7 @@ from glora_lib.glora.score import Score
 from glora_lib.glora.search import evolve
 from glora_lib.glora.space import Choice, Space
 from glora_lib.training.batch import TrainingError
+from glora_lib.training.graph import WARM_UP
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -70,15 +71,15 @@ def data():
     return TensorDataset(torch.randn(30, 3, 16, 16, dtype=torch.float64), torch.randint(4, (30,)))
 
 
-def test_every_subnet_answers_as_alone_also_after_the_supernet_changed(net, data):
-    space, rng = Space(net.layer_names, (4, 2)), random.Random(0)
-    generation = Generation(net, space)
-    for _ in range(2):
+def test_every_subnet_answers_as_alone_also_after_the_supernet_changed(net, data, place):
+    space, rng, images = Space(net.layer_names, (4, 2)), random.Random(0), data.tensors[0].to(place)
+    generation = Generation(net.to(place), space)
+    for _ in range(2 * WARM_UP):
         configs = [space.sample(rng) for _ in range(4)]
-        out = generation(configs, data.tensors[0])
+        out = generation(configs, images)
         assert out.shape == (4, 30, 4)
         for config, logits in zip(configs, out, strict=True):
-            torch.testing.assert_close(logits, net.use(config)(data.tensors[0]).detach(), rtol=1e-10, atol=1e-10)
+            torch.testing.assert_close(logits, net.use(config)(images).detach(), rtol=1e-10, atol=1e-10)
         with torch.no_grad():
             net.model.blocks[0].attn.qkv.Bd.add_(0.5)  # training goes on
 

@@ -16,6 +16,7 @@ from glora_lib.methods import METHODS
 from glora_lib.runs.profile import SMOKE
 from glora_lib.training import deadline
 from glora_lib.training.deadline import OutOfTime
+from glora_lib.training.graph import WARM_UP
 from glora_lib.training.loop import train
 from glora_lib.training.many import train_many
 from glora_lib.training.stacked import Unsuited
@@ -58,7 +59,7 @@ def recipes(runs: int = 3, **changes) -> list:
 
 
 def masks(net: AdaptedModel) -> Masks:
-    return Masks(Space(net.layer_names, (4, 2)), 4, torch.device("cpu"))
+    return Masks(Space(net.layer_names, (4, 2)), 4, next(net.parameters()).device)
 
 
 def one_by_one(nets, sets, rules) -> list[list[dict]]:
@@ -114,6 +115,18 @@ def test_the_program_ends_as_the_runs_do_one_by_one(method):
     for net, frozen in zip(joint, before, strict=True):
         assert all(torch.equal(net.get_parameter(name), tensor) for name, tensor in frozen.items())
         assert not net.training
+
+
+@pytest.mark.parametrize("method", ["glora", "bitfit", "fact_tk"])
+def test_on_every_device_it_ends_as_the_runs_do_one_by_one_on_a_processor(method, place):
+    """Without dropout, whose noise differs. More epochs than warm-ups, so that on a GPU both sizes of batches become graphs."""
+    alone, joint = models(method, drop_path=0.0), [net.to(place) for net in models(method, drop_path=0.0)]
+    rules = recipes(epochs=WARM_UP + 3)
+    expected, histories = one_by_one(alone, data(), rules), together(joint, data(), rules)
+    for history, other in zip(histories, expected, strict=True):
+        assert [epoch["loss"] for epoch in history] == pytest.approx([epoch["loss"] for epoch in other], rel=1e-6)
+    for net, other, split in zip(joint, alone, data(), strict=True):
+        torch.testing.assert_close(outputs(net.cpu(), split), outputs(other, split), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["glora", "lora"])
