@@ -108,7 +108,7 @@ def test_code_that_is_not_committed_is_not_packed(folders, monkeypatch):
     ids=["missing", "changed", "no manifest"],
 )
 def test_parts_that_are_missing_or_changed_are_named(made, harm, said):
-    harm(made / "part-001.tar")
+    harm(made / "pack.tar.gz.001")
     with pytest.raises(PackError, match=said):
         use(made)
 
