@@ -117,7 +117,7 @@ class Program:
         self.draws = [random.Random(seed) for seed in seeds]
         self.noises = [torch.Generator().manual_seed(seed) for seed in seeds]
         if self.device.type == "cuda":
-            torch.cuda.manual_seed(seeds[0])
+            torch.cuda.manual_seed_all(seeds[0])  # the device need not be the current one
         own = [{name: getattr(recipe, name) for name in SETTINGS} for recipe in recipes]
         self.settings = {"runs": own, "seeds": list(seeds), "images": len(data[0])}
         self.belongs = {f"run {i}": str(checkpoints.belonging(m, d)) for i, (m, d) in enumerate(zip(models, data, strict=True))}
