@@ -157,12 +157,13 @@ class Program:
 
         `rates` (runs, tensors) are the peaks where none are given. The next call overwrites what is returned.
         """
+        # drawn first: a GPU may still be at the batch before, which the first look into data there waits for
+        codes = torch.tensor([self.choices.sample(draw) if self.choices else [] for draw in self.draws])
         batches = [split[place] for split, place in zip(self.data, places, strict=True)]
         x = torch.stack([images for images, _ in batches]).to(self.device, self.stack.tensors.dtype)
         labels = torch.stack([labels for _, labels in batches]).to(self.device)
         if self.device.type == "cpu":
             self._draw_noise(x.shape[1], self.noises)
-        codes = torch.tensor([self.choices.sample(draw) if self.choices else [] for draw in self.draws])
         return self.step(x, labels, codes.to(self.device), self.peaks if rates is None else rates)
 
     def _rates(self, epoch: float) -> Tensor:
