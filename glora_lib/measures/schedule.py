@@ -1,21 +1,27 @@
-"""Records at the paper's schedule: GLoRA's rate, chosen on validation images, and accuracy against epochs."""
+"""Records at the paper's schedule: rates that validation images choose, accuracy against epochs, a shorter profile beside."""
+
+from collections.abc import Mapping
 
 import pandas as pd
 
+from glora_lib.measures.table import summarise
 from glora_lib.runs.profile import Profile
+
+SEVERAL = ("glora", "linear")  # what the names of rows with several rates begin with
 
 
 def chosen(records: pd.DataFrame) -> pd.DataFrame:
-    """Return the records with one row for GLoRA's rates, that with the best validation accuracy of each task and seed.
+    """Return the records with one row for the rates of a row, that with the best validation accuracy of each task and seed.
 
-    Methods are named "<row>" and "<row>-<rate>"; the chosen one is called "<row>". The column `rate` says which it was, and
-    `rates` of how many; both are missing for other methods. Among equals the profile's own rate counts first.
+    Methods are named "<row>" and "<row>-<rate>", of GLoRA and the linear probe; the chosen one is called "<row>". The column
+    `rate` says which it was, and `rates` of how many; both are missing for other methods. Among equals the profile's own rate
+    counts first.
     """
     if records.empty:
         return records.assign(rate=pd.Series(dtype=float), rates=pd.Series(dtype=float))
     row = records["method"].str.extract(r"^(.*?)(?:-([\d.e-]+))?$")
     named = records.assign(row=row[0], own=row[1].isna())
-    searched = named["row"].str.startswith("glora")
+    searched = named["row"].str.startswith(SEVERAL)
     rate = [record.settings.get("learning_rate") for record in named["record"]]
     named = named.assign(rate=pd.Series(rate, index=named.index).where(searched))
     keys = ["task", "row", "seed"]
@@ -23,6 +29,28 @@ def chosen(records: pd.DataFrame) -> pd.DataFrame:
     best = ordered.assign(rates=ordered.groupby(keys)["val"].transform("size")).drop_duplicates(keys)
     table = pd.concat([named[~searched].assign(rates=float("nan")), best]).sort_index()
     return table.assign(method=table["row"].where(searched.reindex(table.index), table["method"])).drop(columns=["row", "own"])
+
+
+def beside(records: pd.DataFrame, shorter: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
+    """Return a row for every method and task that both profiles measured on the same number of test images.
+
+    Args:
+        records: of the longer profile.
+        shorter: of the shorter one.
+        names: a method of the longer profile -> what the shorter one calls it.
+
+    Columns: method, task, longer and shorter (means over seeds, %), difference (points), n (seeds; the fewer of both).
+    """
+    columns = ["method", "task", "longer", "shorter", "difference", "n"]
+    if records.empty or shorter.empty:
+        return pd.DataFrame(columns=columns)
+    tables = [summarise(table[table["method"].isin(kept)]) for table, kept in ((records, names), (shorter, names.values()))]
+    own = tables[0].assign(name=tables[0]["method"].map(names))
+    both = own.merge(
+        tables[1], left_on=["name", "task", "n_test"], right_on=["method", "task", "n_test"], suffixes=("", "_short")
+    )
+    both = both.assign(longer=both["mean"], shorter=both["mean_short"], n=both[["n", "n_short"]].min(axis=1))
+    return both.assign(difference=both["longer"] - both["shorter"])[columns]
 
 
 def curve(budget: pd.DataFrame, records: pd.DataFrame, profile: Profile) -> pd.DataFrame:

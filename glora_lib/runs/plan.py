@@ -12,7 +12,7 @@ from glora_lib.runs.profile import Profile
 from glora_lib.runs.run import Run
 
 # rows of the main table, in the order in which they are worth computing
-FIRST = ("linear", "lora_everywhere", "glora_divided", "lora", "glora-0.0001", "repadapter", "fact_tk")
+FIRST = ("linear", "linear-0.01", "lora_everywhere", "glora_divided", "lora", "glora-0.0001", "repadapter", "fact_tk")
 THEN = ("glora", "glora_divided-0.0001", "lora_matched", "ssf", "bitfit", "adapter", "vpt_deep")
 SEARCHED = "glora_divided"  # the row whose supernet controls, shifts and the budget curve take
 EVERYWHERE = "lora_everywhere"  # LoRA on the layers that GLoRA adapts

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from glora_lib.measures.schedule import chosen, curve, gap
+from glora_lib.measures.schedule import beside, chosen, curve, gap
 from glora_lib.runs.profile import GPU
 
 
@@ -39,6 +39,26 @@ def test_the_rate_is_chosen_on_validation_images_by_task_and_seed():
     assert {"lora", "lora_everywhere", "glora", "glora_divided"} == set(table.index.get_level_values("method"))
     assert len(table) == 6
     assert chosen(RECORDS.iloc[:0]).empty
+
+
+def test_the_linear_probe_s_rate_is_chosen_too_and_its_name_stays():
+    rows = [row("a", "linear", 0.5, 0.9, rate=1e-3), row("a", "linear-0.01", 0.6, 0.4, rate=1e-2), row("b", "linear", 0.5, 0.3)]
+    table = chosen(pd.DataFrame([*rows, row("a", "lora_everywhere", 0.9, 0.9)])).set_index(["method", "task"])
+    assert sorted(table.index) == [("linear", "a"), ("linear", "b"), ("lora_everywhere", "a")]
+    assert table.loc[("linear", "a"), ["test", "rate", "rates"]].tolist() == [0.4, 1e-2, 2]
+    assert table.loc[("linear", "b"), "rates"] == 1
+
+
+def test_two_profiles_stand_beside_each_other_where_they_test_the_same_images():
+    long = pd.DataFrame([row("a", "lora_everywhere", 0, 0.8), row("b", "lora_everywhere", 0, 0.7), row("a", "ssf", 0, 0.9)])
+    short = pd.DataFrame(
+        [row("a", "lora", 0, test, seed) for seed, test in enumerate((0.5, 0.6, 0.7))] + [row("b", "lora", 0, 0)]
+    )
+    long, short = long.assign(n_test=100), short.assign(n_test=[100, 100, 100, 50])
+    (found,) = beside(long, short, {"lora_everywhere": "lora", "ssf": "ssf"}).to_dict("records")
+    assert (found["method"], found["task"], found["n"]) == ("lora_everywhere", "a", 1)
+    assert (found["longer"], found["shorter"], found["difference"]) == pytest.approx((80, 60, 20))
+    assert beside(long.iloc[:0], short, {"ssf": "ssf"}).empty
 
 
 def test_the_curve_takes_the_main_table_s_runs_as_points():
