@@ -293,7 +293,7 @@ GPU = replace(
     rows={
         "lora_everywhere": ("lora", {"options": LORA_EVERYWHERE}),
         "lora_matched": ("lora", {"options": LORA_EVERYWHERE | {"rank": 7}}),  # nearest to the mean size of GLoRA's subnets
-        # two rates, of which validation images choose by task: of the linear probe, which at 1e-3 ends before it has converged,
+        # two rates, of which validation images choose by task: of the linear probe, which at 1e-3 may end too early,
         "linear-0.01": ("linear", FAST),
         # and of GLoRA, as in Table 5: 5e-4 and this one
         "glora-0.0001": ("glora", SLOW),
