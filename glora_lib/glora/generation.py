@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from glora_lib.glora.class_token import class_token_alone
 from glora_lib.glora.layer import GLoRALinear
-from glora_lib.glora.masked import STORAGE, Masks, linear
+from glora_lib.glora.masked import STORAGE, Masks
 from glora_lib.glora.model import AdaptedModel
 from glora_lib.glora.space import Config, Space
 from glora_lib.training.batch import autocast
@@ -31,8 +31,9 @@ class Generation:
         self.dtype, self.masks = dtype, Masks(space, net.rank, self.device, prefix="")
         shared = {id(tensor): tensor for tensor in [*net.parameters(), *net.buffers()]}
         self.model = copy.deepcopy(net.model, memo=shared).eval()
-        for name, place in self.masks.layers.items():
-            self.model.set_submodule(name, _Masked(self.model.get_submodule(name), self.masks, place))
+        self.layers = {name: self.model.get_submodule(name) for name in self.masks.layers}
+        for name, layer in self.layers.items():
+            self.model.set_submodule(name, _Masked(self.masks, layer, name))
         self.answer = Graphed(self._answer, self.device)
 
     @torch.no_grad()
@@ -44,18 +45,17 @@ class Generation:
     def _answer(self, codes: Tensor, images: Tensor) -> Tensor:
         self.masks.set(codes)
         batch = images.expand(len(codes), *images.shape).flatten(0, 1)
-        with autocast(self.dtype, self.device), class_token_alone(self.model):
+        tensors = {f"{name}.{kind}": getattr(layer, kind)[None] for name, layer in self.layers.items() for kind in STORAGE}
+        with autocast(self.dtype, self.device), class_token_alone(self.model), self.masks.formed(tensors):
             return self.model(batch).unflatten(0, (len(codes), -1))
 
 
 class _Masked(nn.Module):
     """A GLoRA layer in the configuration of each subnet, for a batch that is folded: (subnets * images, ..., d1)."""
 
-    def __init__(self, layer: GLoRALinear, masks: Masks, place: int):
+    def __init__(self, masks: Masks, layer: GLoRALinear, name: str):
         super().__init__()
-        self.layer, self.masks, self.place = layer, masks, place
+        self.masks, self.form = masks, masks.form(layer, name)
 
     def forward(self, x: Tensor) -> Tensor:
-        masks = self.masks.masks[:, self.place]
-        tensors = {name: getattr(self.layer, name)[None] for name in STORAGE}
-        return linear(self.layer, tensors, x.unflatten(0, (len(masks), -1)), masks).flatten(0, 1)
+        return self.form({}, x.unflatten(0, (len(self.masks.masks), -1))).flatten(0, 1)

@@ -11,6 +11,7 @@ The values are `GLoRALinear`'s in every choice.
 
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,8 @@ class Masks:
         self.uses = torch.tensor([_used(choice) for choice in choices], device=device)  # (choices, 8) bool
         self.layers = {f"{prefix}{name}": place for place, name in enumerate(space.layer_names)}
         self.masks: Tensor | None = None  # (runs, layers, 3 rank + 9)
+        self.groups: dict[tuple, _Group] = {}  # by the shape of their weights
+        self.weights: dict[str, tuple[Tensor, Tensor]] = {}  # of each layer while they are formed
         self.columns: tuple | None = None  # which layer and which of its tensors the names that were asked for are
 
     def codes(self, config: Config) -> list[int]:
@@ -64,58 +67,106 @@ class Masks:
         return self.uses[codes][:, places, kinds] | ~support
 
     def form(self, module: nn.Module, name: str):
-        """Return a layer that reads its masks; None for a module that is no adapted layer."""
+        """Return a layer that has the weights of the masks within `formed`; None for a module that is no adapted layer."""
         if not isinstance(module, GLoRALinear):
             return None
-        place = self.layers[name]
+        key = (module.W0.shape, module.b0 is None, module.scale_broadcast)
+        self.groups.setdefault(key, _Group()).add(name, module, self.layers[name])
 
-        def masked(tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        def masked(_, x: Tensor) -> Tensor:
             """x (runs, images, ..., d1) -> (runs, images, ..., d2)."""
-            return linear(module, tensors, x, self.masks[:, place])
+            return linear(x, *self.weights[name])
 
         return masked
 
+    @contextmanager
+    def formed(self, tensors: Mapping[str, Tensor]):
+        """While it lasts, the layers have the weights that these tensors give, (runs, ...), or (1, ...) where runs share them.
 
-def linear(layer: GLoRALinear, tensors: Mapping[str, Tensor], x: Tensor, masks: Tensor) -> Tensor:
-    """Return what a layer makes of x (runs, images, ..., d1) in the configuration of each run, masks (runs, 3 rank + 9)."""
-    W, b = effective(layer, tensors, masks, _dtype(x))
+        All layers of one shape are formed at once: their tensors are small, and a GPU takes as long for one as for twelve.
+        """
+        dtype = _dtype(next(iter(tensors.values())))
+        for group in self.groups.values():
+            self.weights |= group.effective(tensors, self.masks[:, group.places], dtype)
+        try:
+            yield
+        finally:
+            self.weights.clear()
+
+
+class _Group:
+    """Layers whose weights have one shape."""
+
+    def __init__(self):
+        self.names: list[str] = []
+        self.layers: list[GLoRALinear] = []
+        self.places: list[int] = []  # in the space's order
+        self.frozen: dict[torch.dtype, Tensor] = {}  # W0 of all, (layers, d2, d1), by dtype
+
+    def add(self, name: str, layer: GLoRALinear, place: int) -> None:
+        self.names.append(name)
+        self.layers.append(layer)
+        self.places.append(place)
+
+    def effective(self, tensors: Mapping[str, Tensor], masks: Tensor, dtype: torch.dtype) -> dict[str, tuple]:
+        """Return name of a layer -> its weights (runs, d2, d1) and biases (runs, d2) or None; masks (runs, layers, ...)."""
+        first = self.layers[0]
+        kinds = [kind for kind in STORAGE if kind != "D" or first.b0 is not None]
+        tensors = {kind: torch.stack([tensors[f"{name}.{kind}"] for name in self.names], dim=1) for kind in kinds}
+        for needed in {dtype, tensors["Ad"].dtype} - self.frozen.keys():
+            self.frozen[needed] = torch.stack([layer.W0 for layer in self.layers]).to(needed)
+        b0 = None if first.b0 is None else torch.stack([layer.b0 for layer in self.layers])
+        scale = 1 / first.W0.shape[1] if first.scale_broadcast else 1.0
+        W, b = effective(self.frozen[dtype], self.frozen[tensors["Ad"].dtype], b0, scale, tensors, masks)
+        return {name: (W, b) for name, W, b in zip(self.names, W.unbind(1), b.unbind(1), strict=True)}
+
+
+def linear(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
+    """Return x (runs, images, ..., d1) through a layer of each run, weights (runs, d2, d1) and biases (runs, d2)."""
     rows = x.flatten(1, -2).to(W.dtype)  # (runs, n, d1)
     with torch.autocast(x.device.type, enabled=False):
-        y = torch.bmm(rows, W.mT) if b is None else torch.baddbmm(b[:, None], rows, W.mT)
+        y = torch.baddbmm(b[:, None], rows, W.mT)
     return y.unflatten(1, x.shape[1:-1])
 
 
 def effective(
-    layer: GLoRALinear, tensors: Mapping[str, Tensor], masks: Tensor, dtype: torch.dtype
-) -> tuple[Tensor, Tensor | None]:
-    """Return the weights (runs, d2, d1) and biases (runs, d2) in `dtype`; tensors (runs, ...), or (1, ...) where runs share."""
-    rank, d1 = layer.rank, layer.W0.shape[1]
-    W0 = layer.W0.to(dtype)
-    masks = masks.to(tensors["Ad"].dtype)
-    parts = masks.split([rank + 2, rank + 2, rank + 1, 2, 2], dim=1)
+    W0: Tensor, exact: Tensor, b0: Tensor | None, scale: float, tensors: Mapping[str, Tensor], masks: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the weights (runs, layers, d2, d1) and biases (runs, layers, d2) of layers of one shape, in the dtype of W0.
+
+    Args:
+        W0: the frozen weights (layers, d2, d1), in the dtype that the layers compute in.
+        exact: the same in the dtype of the tensors, from which W0 C is computed.
+        b0: the frozen biases (layers, d2), if there are any.
+        scale: of B where it is broadcast.
+        tensors: name in storage -> (runs, layers, ...), or (1, layers, ...) where runs share them.
+        masks: (runs, layers, 3 rank + 9).
+    """
+    rank = tensors["Ad"].shape[-1]
+    masks = masks.to(exact.dtype)[:, :, None]  # (runs, layers, 1, 3 rank + 9)
+    parts = masks.split([rank + 2, rank + 2, rank + 1, 2, 2], dim=-1)
+
+    def product(tensor: str, part: Tensor, scale: float) -> Tensor:
+        down, up = tensors[f"{tensor}d"], tensors[f"{tensor}u"]
+        broadcast = part[..., rank:-1] * down[..., :1] + part[..., -1:] * down[..., :1, :1]
+        broadcast = broadcast if scale == 1 else broadcast * scale
+        down = torch.cat([down * part[..., :rank], broadcast], dim=-1).to(W0.dtype)  # (runs, layers, d2, rank + 1)
+        up = torch.cat([up, torch.ones_like(up[..., :1, :])], dim=-2).to(W0.dtype)  # (runs or 1, layers, rank + 1, d1)
+        return down @ up
+
     with torch.autocast(W0.device.type, enabled=False):
-        factors = []
-        for tensor, part, scale in (("A", parts[0], 1.0), ("B", parts[1], 1 / d1 if layer.scale_broadcast else 1.0)):
-            down, up = tensors[f"{tensor}d"], tensors[f"{tensor}u"]
-            broadcast = part[:, None, rank, None] * down[..., :1] + part[:, None, rank + 1, None] * down[:, :1, :1]
-            down = torch.cat([down * part[:, None, :rank], broadcast * scale], dim=2).to(dtype)  # (runs, d2, rank + 1)
-            up = torch.cat([up, torch.ones_like(up[:, :1])], dim=1).to(dtype)  # (runs or 1, rank + 1, d1)
-            factors.append((down, up.expand(len(down), -1, -1)))
-        (Ad, Au), (Bd, Bu) = factors
-        W = torch.baddbmm(W0.expand(len(Bd), -1, -1), Bd, Bu)  # W0 + B
-        W = torch.addcmul(W, W0, torch.bmm(Ad, Au))  # + W0 * A
-        Cd, Cu, part = tensors["Cd"], tensors["Cu"], parts[2]
-        C = (Cd * part[:, None, :rank]) @ Cu + part[:, None, rank, None] * Cd[..., :1]  # (runs, d1, 1)
-        b = (layer.W0.to(C.dtype) @ C).squeeze(-1)  # (runs, d2)
-        if layer.b0 is not None:
-            b = b + layer.b0 + layer.b0 * _vector(tensors["D"], parts[3])
+        W = torch.addcmul(W0 + product("B", parts[1], scale), W0, product("A", parts[0], 1.0))
+        C = (tensors["Cd"] * parts[2][..., :rank]) @ tensors["Cu"] + parts[2][..., rank:] * tensors["Cd"][..., :1]
+        b = torch.bmm(exact, C.squeeze(-1).permute(1, 2, 0)).permute(2, 0, 1)  # W0 C, (runs, layers, d2)
+        if b0 is not None:
+            b = b + b0 + b0 * _vector(tensors["D"], parts[3])
         b = b + _vector(tensors["E"], parts[4])
-    return W, b.to(dtype)
+    return W, b.to(W0.dtype)
 
 
 def _vector(tensor: Tensor, part: Tensor) -> Tensor:
-    """Return a tensor (runs, d2) as it is, or its first number broadcast, or zero."""
-    return part[:, :1] * tensor + part[:, 1:] * tensor[:, :1]
+    """Return tensors (runs, layers, d2) as they are, or their first number broadcast, or zero; part (runs, layers, 1, 2)."""
+    return part[..., 0, :1] * tensor + part[..., 0, 1:] * tensor[..., :1]
 
 
 def _dtype(x: Tensor) -> torch.dtype:

@@ -8,6 +8,7 @@ draws from the device's, so that a run's noise is another one in another company
 import random
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -41,7 +42,10 @@ class Choices(Protocol):
         """Set the masks of all layers from the numbers (runs, layers)."""
 
     def form(self, module: nn.Module, name: str) -> Form | None:
-        """Return the form of a layer that reads its mask; None for other modules."""
+        """Return the form of a layer that has the weights of its mask within `formed`; None for other modules."""
+
+    def formed(self, tensors: dict[str, Tensor]) -> AbstractContextManager:
+        """Return the context of a forward pass, given all trained tensors by their names in the model, (runs, ...)."""
 
     def sampled(self, codes: Tensor, names: Sequence[str]) -> Tensor:
         """Return which trained tensors, by their names in the model, the configurations use: bool (runs, tensors)."""
@@ -107,7 +111,7 @@ class Program:
         train_mode(models[0])
         example = torch.stack([self.data[0][place][0] for place in range(min(2, len(data[0])))]).to(self.device)
         like = next(models[0].parameters())
-        self.stack = Stack(models, example.to(like.dtype), choices.form if choices else None)
+        self.stack = Stack(models, example.to(like.dtype), *((choices.form, choices.formed) if choices else ()))
         same = (self.recipe.weight_decay, self.recipe.update_unsampled)
         self.optimizer = FlatAdamW(self.stack.tensors, self.stack.sizes, *same)
         peaks = [_peaks(model, recipe, self.stack.names) for model, recipe in zip(models, recipes, strict=True)]

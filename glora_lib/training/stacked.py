@@ -7,6 +7,7 @@ the caller knows a faster form for can be given one (`forms`).
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -31,13 +32,18 @@ class Stack(nn.Module):
             their logits are minus infinity.
         example: images that the models take, to see which modules are called.
         forms: called with a module that owns trained tensors and its name, gives its faster form or None.
+        during: called with all trained tensors by their names, (runs, ...), gives the context of a forward pass.
     """
 
     def __init__(
-        self, models: Sequence[nn.Module], example: Tensor, forms: Callable[[nn.Module, str], Form | None] | None = None
+        self,
+        models: Sequence[nn.Module],
+        example: Tensor,
+        forms: Callable[[nn.Module, str], Form | None] | None = None,
+        during: Callable[[dict[str, Tensor]], AbstractContextManager] = nullcontext,
     ):
         super().__init__()
-        self.runs = len(models)
+        self.runs, self.during = len(models), during
         self.names = _trained_names(models)
         classes = [_classes(model, example) for model in models]
         shapes = [{name: model.get_parameter(name).shape for name in self.names} for model in models]
@@ -70,7 +76,8 @@ class Stack(nn.Module):
         parts = {name: part.view(self.runs, *self.shapes[name]) for name, part in parts.items()}
         for module in self.mapped:
             module.tensors = {local: parts[name] for local, name in module.parts.items()}
-        out = self.template(images.flatten(0, 1))
+        with self.during(parts):
+            out = self.template(images.flatten(0, 1))
         for module in self.mapped:
             module.tensors = {}
         return out.unflatten(0, (self.runs, -1)) + self.valid

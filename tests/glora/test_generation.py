@@ -9,7 +9,7 @@ from fixtures.formula import dense, random_layer
 from torch.utils.data import TensorDataset
 
 from glora_lib.glora.generation import Generation
-from glora_lib.glora.masked import STORAGE, Masks, effective
+from glora_lib.glora.masked import STORAGE, Masks
 from glora_lib.glora.model import adapt
 from glora_lib.glora.score import Score
 from glora_lib.glora.search import evolve
@@ -29,8 +29,11 @@ def test_masks_give_the_weight_and_bias_of_every_choice(shape, bias, scaled):
     layer.scale_broadcast = scaled
     space = Space(("layer",), (4, 2))
     masks = Masks(space, 4, torch.device("cpu"), prefix="")
-    tensors = {name: getattr(layer, name)[None] for name in STORAGE}
-    W, b = effective(layer, tensors, masks.table, torch.float64)
+    tensors = {f"layer.{name}": getattr(layer, name)[None] for name in STORAGE}
+    masks.form(layer, "layer")
+    masks.set(torch.arange(len(space.choices()))[:, None])
+    with masks.formed(tensors):
+        W, b = masks.weights["layer"]
     for number, choice in enumerate(space.choices()):
         expected_W, expected_b = dense(layer, choice)
         torch.testing.assert_close(W[number], expected_W, rtol=1e-12, atol=1e-12)
