@@ -87,7 +87,7 @@ class Masks:
         """
         dtype = _dtype(next(iter(tensors.values())))
         for group in self.groups.values():
-            self.weights |= group.effective(tensors, self.masks[:, group.places], dtype)
+            self.weights |= group.effective(tensors, self.masks, dtype)
         try:
             yield
         finally:
@@ -101,6 +101,8 @@ class _Group:
         self.names: list[str] = []
         self.layers: list[GLoRALinear] = []
         self.places: list[int] = []  # in the space's order
+        # made once, by the first step: a graph can make no tensor from numbers
+        self.index: Tensor | None = None  # the places
         self.frozen: dict[torch.dtype, Tensor] = {}  # W0 of all, (layers, d2, d1), by dtype
 
     def add(self, name: str, layer: GLoRALinear, place: int) -> None:
@@ -109,15 +111,17 @@ class _Group:
         self.places.append(place)
 
     def effective(self, tensors: Mapping[str, Tensor], masks: Tensor, dtype: torch.dtype) -> dict[str, tuple]:
-        """Return name of a layer -> its weights (runs, d2, d1) and biases (runs, d2) or None; masks (runs, layers, ...)."""
+        """Return name of a layer -> its weights (runs, d2, d1) and biases (runs, d2); the masks are those of all layers."""
         first = self.layers[0]
+        if self.index is None:
+            self.index = torch.tensor(self.places, device=masks.device)
         kinds = [kind for kind in STORAGE if kind != "D" or first.b0 is not None]
         tensors = {kind: torch.stack([tensors[f"{name}.{kind}"] for name in self.names], dim=1) for kind in kinds}
         for needed in {dtype, tensors["Ad"].dtype} - self.frozen.keys():
             self.frozen[needed] = torch.stack([layer.W0 for layer in self.layers]).to(needed)
         b0 = None if first.b0 is None else torch.stack([layer.b0 for layer in self.layers])
         scale = 1 / first.W0.shape[1] if first.scale_broadcast else 1.0
-        W, b = effective(self.frozen[dtype], self.frozen[tensors["Ad"].dtype], b0, scale, tensors, masks)
+        W, b = effective(self.frozen[dtype], self.frozen[tensors["Ad"].dtype], b0, scale, tensors, masks[:, self.index])
         return {name: (W, b) for name, W, b in zip(self.names, W.unbind(1), b.unbind(1), strict=True)}
 
 
