@@ -95,7 +95,7 @@ class Masks:
 
 
 class _Group:
-    """Layers whose weights have one shape."""
+    """Layers whose weights have one shape, all with a bias or all without, and one scale of B."""
 
     def __init__(self):
         self.names: list[str] = []
@@ -111,7 +111,7 @@ class _Group:
         self.places.append(place)
 
     def effective(self, tensors: Mapping[str, Tensor], masks: Tensor, dtype: torch.dtype) -> dict[str, tuple]:
-        """Return name of a layer -> its weights (runs, d2, d1) and biases (runs, d2); the masks are those of all layers."""
+        """Return name of a layer -> its weights (runs, d2, d1) and biases (runs, d2); `masks` are those of the whole space."""
         first = self.layers[0]
         if self.index is None:
             self.index = torch.tensor(self.places, device=masks.device)
