@@ -18,6 +18,7 @@ from glora_lib.benchmark.setting import Setting
 from glora_lib.runs import pack
 from glora_lib.runs.profile import PROFILES
 from glora_lib.runs.provenance import line
+from glora_lib.runs.record import Record
 from glora_lib.training.device import device as find
 from glora_lib.training.threads import share
 
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         models, runs = (device.MODELS, device.RUNS) if place.type == "cuda" else device.ON_A_PROCESSOR
         record = device.measure(
             place, models, batch=options["batch"], rounds=options["rounds"], runs=runs,
-            say=lambda name: print(f"  {name} ...", flush=True),
+            say=lambda name: print(f"  {name} ...", flush=True), keep=Record.save,
         )  # fmt: skip
         print(device.table(record).to_string(index=False, float_format="{:.3f}".format, na_rep="-"))
         print(record.save())

@@ -40,25 +40,32 @@ def measure(
     rounds: int = 11,
     runs: int = RUNS,
     say: Callable[[str], None] = lambda line: None,
+    keep: Callable[[Record], object] = lambda record: None,
 ) -> Record:
     """Return the record of all models in all number formats on one device, not yet saved.
+
+    `keep` is given the record so far after each model, so that little is lost where time ends first: the first number format
+    of all models comes before the second.
 
     Raises RecordError, before anything is measured, where a record of this device with other settings is in its place.
     """
     settings = {"models": [m.label for m in models], "dtypes": list(dtypes), "batch": batch, "rounds": rounds, "runs": runs}
     name = devices.describe(place).get("device_name", "processor").replace(" ", "-").lower()
     check_place(folder(EXPERIMENT, PROFILE) / f"{TASK}--{name}--{PROFILE}--s0.json", settings)
-    history, start = {}, time.perf_counter()
-    for model in models:
-        for dtype in dtypes:
+    start = time.perf_counter()
+    record = Record(
+        EXPERIMENT, TASK, name, PROFILE, 0, settings, {"n_rounds": rounds}, None, "nothing",
+        {"seconds": 0.0}, provenance("bfloat16 and float32", place),
+    )  # fmt: skip
+    for dtype in dtypes:
+        for model in models:
             say(f"{model.label}, {dtype}")
-            history[f"{model.label}, {dtype}"] = part = _one(model, dtype, place, batch, rounds, runs)
+            record.history[f"{model.label}, {dtype}"] = part = _one(model, dtype, place, batch, rounds, runs)
+            record.cost["seconds"] = time.perf_counter() - start
+            keep(record)
             for step, error in part["failed"].items():
                 say(f"{model.label}, {dtype}, {step}: {error}")
-    return Record(
-        EXPERIMENT, TASK, name, PROFILE, 0, settings, {"n_rounds": rounds}, None, "nothing",
-        {"seconds": time.perf_counter() - start}, provenance("bfloat16 and float32", place), history,
-    )  # fmt: skip
+    return record
 
 
 def table(record: Record) -> pd.DataFrame:

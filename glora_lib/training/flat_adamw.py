@@ -20,7 +20,9 @@ class FlatAdamW:
         self.mean, self.square = torch.zeros_like(tensors), torch.zeros_like(tensors)
         runs, device = len(tensors), tensors.device
         self.steps = torch.zeros(runs, len(sizes), dtype=torch.float64, device=device)  # of each tensor
-        self.place = torch.repeat_interleave(torch.arange(len(sizes), device=device), torch.tensor(sizes, device=device))
+        self.place = torch.repeat_interleave(
+            torch.arange(len(sizes), device=device), torch.tensor(sizes, device=device), output_size=tensors.shape[1]
+        )
 
     @torch.no_grad()
     def step(self, gradient: Tensor, rates: Tensor, sampled: Tensor | None = None) -> None:

@@ -204,9 +204,13 @@ def test_a_step_that_fails_on_a_device_has_its_error_and_the_others_have_times(m
 
     two = device.contestants
     monkeypatch.setattr(device, "contestants", contestants)
-    said = []
-    record = device.measure(torch.device("cpu"), [TINY], ("float32",), batch=2, rounds=1, runs=2, say=said.append)
-    rows = device.table(record).set_index("step")
+    said, kept = [], []
+    record = device.measure(
+        torch.device("cpu"), [TINY], ("bfloat16", "float32"), batch=2, rounds=1, runs=2,
+        say=said.append, keep=lambda record: kept.append(list(record.history)),
+    )  # fmt: skip
+    assert kept == [["tiny, bfloat16"], ["tiny, bfloat16", "tiny, float32"]]
+    rows = device.table(record).query("dtype == 'float32'").set_index("step")
     assert rows["ms"].notna().to_dict() == {"forward, frozen": True, "supernet": True, "supernet, 2 at once": False}
     assert rows.loc["supernet, 2 at once", "failed"] == "OutOfMemoryError: out of memory: tried to allocate 80 GiB"
     assert said[-1].startswith("tiny, float32, supernet, 2 at once: OutOfMemoryError")
