@@ -19,6 +19,7 @@ def chosen(records: pd.DataFrame) -> pd.DataFrame:
     """
     if records.empty:
         return records.assign(rate=pd.Series(dtype=float), rates=pd.Series(dtype=float))
+    records = records.reset_index(drop=True)  # of several experiments, each of which counts from 0
     row = records["method"].str.extract(r"^(.*?)(?:-([\d.e-]+))?$")
     named = records.assign(row=row[0], own=row[1].isna())
     searched = named["row"].str.startswith(SEVERAL)

@@ -41,6 +41,12 @@ def test_the_rate_is_chosen_on_validation_images_by_task_and_seed():
     assert chosen(RECORDS.iloc[:0]).empty
 
 
+def test_tables_of_several_experiments_may_count_their_rows_alike():
+    table = chosen(pd.concat([RECORDS, pd.DataFrame([row("a", "glora_random", 0.1, 0.6)])]))
+    assert table.set_index(["method", "task", "seed"]).loc[("glora_random", "a", 0), "test"] == 0.6
+    assert len(table) == 7
+
+
 def test_the_linear_probe_s_rate_is_chosen_too_and_its_name_stays():
     rows = [row("a", "linear", 0.5, 0.9, rate=1e-3), row("a", "linear-0.01", 0.6, 0.4, rate=1e-2), row("b", "linear", 0.5, 0.3)]
     table = chosen(pd.DataFrame([*rows, row("a", "lora_everywhere", 0.9, 0.9)])).set_index(["method", "task"])
