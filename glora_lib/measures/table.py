@@ -87,6 +87,20 @@ def by_source(pairs: pd.DataFrame, by: str = "against") -> pd.DataFrame:
     return named.groupby([by, "task"], sort=False)["difference"].mean().reset_index()
 
 
+def beside_random(records: pd.DataFrame) -> pd.DataFrame:
+    """Return the records of searches with what they found beside random subnets of the same supernet, on test images.
+
+    New columns: random (the random subnets' mean, %), gain (found - random, points), optimism (what was found, validation -
+    test, points) and range (best - worst random subnet, points).
+    """
+    tests = records["random_test"].map(pd.Series)
+    random = 100 * tests.map(pd.Series.mean)
+    return records.assign(
+        random=random, gain=100 * records["test"] - random, optimism=100 * (records["val"] - records["test"]),
+        range=100 * tests.map(lambda values: values.max() - values.min()),
+    )  # fmt: skip
+
+
 def beside_zero(pairs: pd.DataFrame, by: str = "against") -> pd.DataFrame:
     """Return a row per method `by`: on how many of its n tasks the difference of `paired` is sure of its sign.
 

@@ -3,7 +3,8 @@
     y = x W^T + b + ((x * mask) down^T) up^T        down (r, d1), up (d2, r), mask of dropout
 
 A processor is slow at products with few columns, and fast at their transposes; the layer's output and the gradient of its input
-are walked over once instead of three times.
+are walked over once instead of three times. Several runs that share W and b compute at once: their factors, and x, then have a
+leading axis of runs.
 """
 
 import torch
@@ -16,12 +17,15 @@ def lora_linear(
     x: Float[Tensor, "*batch d1"],
     W: Float[Tensor, "d2 d1"],
     bias: Float[Tensor, " d2"] | None,
-    up: Float[Tensor, "d2 r"],
-    down: Float[Tensor, "r d1"],
+    up: Float[Tensor, "*runs d2 r"],
+    down: Float[Tensor, "*runs r d1"],
     mask: Float[Tensor, "*batch d1"] | None,
 ) -> Float[Tensor, "*batch d2"]:
-    """Return the y above; W and bias are frozen and get no gradient. Second derivatives are not defined."""
-    rows = x.reshape(-1, x.shape[-1])
+    """Return the y above; W and bias are frozen and get no gradient. Second derivatives are not defined.
+
+    Factors of several runs, (runs, d2, r) and (runs, r, d1), take x (runs, ..., d1).
+    """
+    rows = x.reshape(*up.shape[:-2], -1, x.shape[-1])
     y = _LoRA.apply(rows, W, bias, up, down, None if mask is None else mask.reshape(rows.shape))
     return y.reshape(*x.shape[:-1], W.shape[0])
 
@@ -30,21 +34,27 @@ class _LoRA(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows, W, bias, up, down, mask):
         dropped = rows if mask is None else rows * mask
-        hidden = down @ dropped.T  # (r, n)
-        y = rows @ W.T if bias is None else torch.addmm(bias, rows, W.T)
+        hidden = down @ dropped.mT  # (*runs, r, n)
+        folded = rows.flatten(0, -2)
+        y = folded @ W.T if bias is None else torch.addmm(bias, folded, W.T)
         ctx.save_for_backward(dropped, hidden, W, up, down, mask)
-        return y.addmm_(hidden.T, up.T)
+        return _add_product(y.view(*rows.shape[:-1], -1), hidden.mT, up.mT)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):
         dropped, hidden, W, up, down, mask = ctx.saved_tensors
         need_x, _, _, need_up, need_down, _ = ctx.needs_input_grad
-        dhidden = up.T @ dy.T if need_x or need_down else None  # (r, n)
+        dhidden = up.mT @ dy.mT if need_x or need_down else None  # (*runs, r, n)
         dx = None
         if need_x:
-            dx = dy @ W
-            dx = dx.addmm_(dhidden.T, down) if mask is None else dx.addcmul_(dhidden.T @ down, mask)
-        dup = (hidden @ dy).T if need_up else None
+            dx = (dy.flatten(0, -2) @ W).view(dropped.shape)
+            dx = _add_product(dx, dhidden.mT, down) if mask is None else dx.addcmul_(dhidden.mT @ down, mask)
+        dup = (hidden @ dy).mT if need_up else None
         ddown = dhidden @ dropped if need_down else None
         return dx, None, None, dup, ddown, None
+
+
+def _add_product(to: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Add a product of matrices, or one a run, in place."""
+    return to.addmm_(first, second) if to.dim() == 2 else to.baddbmm_(first, second)

@@ -7,6 +7,7 @@ PETL-ViT: `down` as Kaiming's, `up` at zero, dropout of 0.1 on the branch's inpu
 """
 
 import warnings
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -92,13 +93,17 @@ class LoRALinear(StandIn):
         self.dropout = Dropout(dropout)
         self.used = rank  # a supernet uses less
 
-    def factors(self) -> tuple[Float[Tensor, "d2 r"], Float[Tensor, "r d1"]]:
-        """Return `up` and `down` as two matrices whose product is the change of the weight, before the scale."""
-        down, up = self.down[:, : self.used].flatten(0, 1), self.up[..., : self.used]
+    def factors(
+        self, up: Float[Tensor, "*runs pairs rows r"] | None = None, down: Float[Tensor, "*runs pairs r d1"] | None = None
+    ) -> tuple[Float[Tensor, "*runs d2 all"], Float[Tensor, "*runs all d1"]]:
+        """Return `up` and `down`, the layer's or several runs', as matrices; their product is W's change before the scale."""
+        up, down = self.up if up is None else up, self.down if down is None else down
+        down, up = down[..., : self.used, :].flatten(-3, -2), up[..., : self.used]
         if not self.apart:
-            return up[0], down
-        q, v = torch.block_diag(*up).chunk(2)
-        return torch.cat([q, torch.zeros_like(q), v]), down
+            return up.squeeze(-3), down
+        q, v = up.unbind(-3)
+        none = torch.zeros_like(q)
+        return torch.cat([torch.cat(pair, dim=-1) for pair in ((q, none), (none, none), (none, v))], dim=-2), down
 
     def forward(self, input: Float[Tensor, "*batch d1"]) -> Float[Tensor, "*batch d2"]:
         self._felt()
@@ -107,12 +112,19 @@ class LoRALinear(StandIn):
         up, down = self.factors()
         if not (self.fast and torch.is_grad_enabled()):
             return self.linear(input) + self.scale * F.linear(F.linear(self.dropout(input), down), up)
+        return self._fast(input, up, down)
+
+    def for_runs(self, tensors: Mapping[str, Tensor], x: Float[Tensor, "runs *batch d1"]) -> Float[Tensor, "runs *batch d2"]:
+        """Return what the layer makes of a batch of each of several runs, with their factors; see `training.stacked`."""
+        return self._fast(x, *self.factors(tensors["up"], tensors["down"])) if self.used else self.linear(x)
+
+    def _fast(self, input: Tensor, up: Tensor, down: Tensor) -> Tensor:
         device = input.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.linear.weight.dtype
         with torch.autocast(device, enabled=False):  # every part is cast here
             parts = (input, self.linear.weight, self.linear.bias, self.scale * up, down)
             x, *rest = (None if part is None else part.to(dtype) for part in parts)
-            return lora_linear(x, *rest, self.dropout.mask(x) if self.dropout.training and self.dropout.p else None)
+            return lora_linear(x, *rest, self.dropout.factor(x))
 
     def effective(self) -> tuple[Float[Tensor, "d2 d1"], Float[Tensor, " d2"] | None]:
         """Return the changed weight, and the bias as it was."""

@@ -18,7 +18,12 @@ class Dropout(nn.Dropout):
         short = numbers.view(torch.int16)[: like.numel()].view(like.shape)  # -32768 to 32767
         return (short >= round(self.p * LEVELS) - LEVELS // 2).to(like.dtype).mul_(1 / (1 - self.p))
 
+    def factor(self, x: Tensor) -> Tensor | None:
+        """Return what `x` is to be multiplied by, newly drawn; None where nothing is dropped."""
+        return self.mask(x) if self.training and self.p else None
+
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training or not self.p:
-            return input
-        return input * self.mask(input)
+        if input.device.type != "cpu":
+            return super().forward(input)
+        mask = self.factor(input)
+        return input if mask is None else input * mask

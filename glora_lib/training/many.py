@@ -111,7 +111,8 @@ class Program:
         train_mode(models[0])
         example = torch.stack([self.data[0][place][0] for place in range(min(2, len(data[0])))]).to(self.device)
         like = next(models[0].parameters())
-        self.stack = Stack(models, example.to(like.dtype), *((choices.form, choices.formed) if choices else ()))
+        form = (choices.form, choices.formed) if choices else ()
+        self.stack = Stack(models, example.to(like.dtype), *form, own_noise=self.device.type == "cpu")
         same = (self.recipe.weight_decay, self.recipe.update_unsampled)
         self.optimizer = FlatAdamW(self.stack.tensors, self.stack.sizes, *same)
         peaks = [_peaks(model, recipe, self.stack.names) for model, recipe in zip(models, recipes, strict=True)]
@@ -167,7 +168,7 @@ class Program:
         x = torch.stack([images for images, _ in batches]).to(self.device, self.stack.tensors.dtype)
         labels = torch.stack([labels for _, labels in batches]).to(self.device)
         if self.device.type == "cpu":
-            self._draw_noise(x.shape[1], self.noises)
+            self._draw_noise(x.shape[1])
         return self.step(x, labels, codes.to(self.device), self.peaks if rates is None else rates)
 
     def _rates(self, epoch: float) -> Tensor:
@@ -178,8 +179,6 @@ class Program:
 
     def _step(self, x: Tensor, labels: Tensor, codes: Tensor, rates: Tensor) -> Tensor:
         """Train one batch of every run; return the losses (runs,)."""
-        if self.device.type == "cuda":
-            self._draw_noise(x.shape[1], None)
         sampled = None
         if self.choices is not None:
             self.choices.set(codes)
@@ -194,14 +193,9 @@ class Program:
         self.optimizer.step(gradient, rates, sampled)
         return losses.detach()
 
-    def _draw_noise(self, images: int, generators: Sequence[torch.Generator] | None) -> None:
-        """Draw the masks of dropout and drop path: each run's from its own generator, as if it were alone, or all at once."""
-        runs = len(self.recipes)
-        if generators is None:
-            for noise in self.stack.noise:
-                noise.mask = noise.draw(runs * images, None)
-            return
-        drawn = [[noise.draw(images, generator) for noise in self.stack.noise] for generator in generators]
+    def _draw_noise(self, images: int) -> None:
+        """Draw the masks of dropout and drop path, each run's from its own generator, as if it were alone."""
+        drawn = [[noise.draw(images, generator) for noise in self.stack.noise] for generator in self.noises]
         for noise, masks in zip(self.stack.noise, zip(*drawn, strict=True), strict=False):
             noise.mask = torch.cat(masks)
 

@@ -1,4 +1,7 @@
-"""Dropout and stochastic depth whose random numbers come from outside: each of several runs keeps a generator of its own."""
+"""Dropout and stochastic depth whose random numbers come from outside: each of several runs keeps a generator of its own.
+
+For a processor. A GPU's generator serves all runs at once, and there these modules stay what they are.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +30,11 @@ class Noise(nn.Module):
             return x
         return x * self.mask
 
-    def draw(self, images: int, generator: torch.Generator | None) -> Tensor:
+    def factor(self, x: Tensor) -> Tensor | None:
+        """Return what `x`, in one piece or run by run, is to be multiplied by; None where nothing is dropped."""
+        return self.mask.to(x.dtype).view(x.shape) if self.training and self.mask is not None else None
+
+    def draw(self, images: int, generator: torch.Generator) -> Tensor:
         """Return a mask for so many images, drawn as the module that was replaced draws its own on a processor."""
         mask = self.like.new_empty(images, *self.like.shape)
         if isinstance(self.source, Dropout):

@@ -1,8 +1,8 @@
 """Models of one architecture as one: whatever is frozen is shared, whatever is trained gets a leading axis of runs.
 
 The runs' batches are folded into one, (runs * images, ...), so that the frozen parts compute as they always do. Only a module
-that owns trained tensors sees the runs apart: `torch.func` maps it over them, so that no layer is written twice. A module that
-the caller knows a faster form for can be given one (`forms`).
+that owns trained tensors sees the runs apart: `torch.func` maps it over them, so that no layer is written twice. A module may
+have a faster form of its own, a method `for_runs`, and the caller may know one (`forms`).
 """
 
 import copy
@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.overrides import TorchFunctionMode
 
 from glora_lib.training.checkpoint import options_of
 from glora_lib.training.noise import Noise, replace_noise
@@ -33,6 +35,8 @@ class Stack(nn.Module):
         example: images that the models take, to see which modules are called.
         forms: called with a module that owns trained tensors and its name, gives its faster form or None.
         during: called with all trained tensors by their names, (runs, ...), gives the context of a forward pass.
+        own_noise: each run's dropout and drop path take masks that are set from outside (`noise`); without it they draw for all
+            runs at once, from the device's generator.
     """
 
     def __init__(
@@ -41,6 +45,7 @@ class Stack(nn.Module):
         example: Tensor,
         forms: Callable[[nn.Module, str], Form | None] | None = None,
         during: Callable[[dict[str, Tensor]], AbstractContextManager] = nullcontext,
+        own_noise: bool = True,
     ):
         super().__init__()
         self.runs, self.during = len(models), during
@@ -61,11 +66,12 @@ class Stack(nn.Module):
         # the template: the first model's modules, its frozen tensors shared, its owners of trained tensors mapped over the runs
         frozen = {id(p): p for p in models[0].parameters() if not p.requires_grad}
         template = copy.deepcopy(models[0], memo=frozen).train(models[0].training)
-        replace_noise(template)
+        if own_noise:
+            replace_noise(template)
         owners, self.noise = _owners(template, example)
         for name, parts in owners.items():
             module = template.get_submodule(name)
-            form = forms(module, name) if forms else None
+            form = (forms(module, name) if forms else None) or getattr(module, "for_runs", None)
             template.set_submodule(name, _Mapped(module, parts, self.runs, form))
         self.template = template
         self.mapped = [module for module in template.modules() if isinstance(module, _Mapped)]
@@ -91,6 +97,23 @@ class Stack(nn.Module):
                 model.get_parameter(name).copy_(part.view(self.shapes[name])[own])
 
 
+class _Short(TorchFunctionMode):
+    """Lets layers that are mapped compute in autocast's format as a whole: torch would shorten a product and not its bias.
+
+    The sum is long then, and so are all activations behind it.
+    """
+
+    def __torch_function__(self, function, types, arguments=(), options=None):
+        options = options or {}
+        device = next((a.device.type for a in arguments if isinstance(a, Tensor)), "cpu")
+        if function not in (F.linear, F.conv2d) or not torch.is_autocast_enabled(device):
+            return function(*arguments, **options)
+        dtype = torch.get_autocast_dtype(device)
+        short = lambda value: value.to(dtype) if isinstance(value, Tensor) else value  # noqa: E731
+        with torch.autocast(device, enabled=False):
+            return function(*map(short, arguments), **{name: short(value) for name, value in options.items()})
+
+
 class _Mapped(nn.Module):
     """A module that owns trained tensors, applied run by run to a folded batch."""
 
@@ -109,7 +132,8 @@ class _Mapped(nn.Module):
         noise = {f"{name}.mask" if name else "mask": part.mask for name, part in self.inner.items() if part.mask is not None}
         noise = {name: mask.unflatten(0, (self.runs, -1)) for name, mask in noise.items()}
         call = lambda tensors, x: functional_call(self.module, tensors, (x, *arguments))  # noqa: E731
-        return vmap(call)(self.tensors | noise, x).flatten(0, 1)
+        with _Short():
+            return vmap(call, randomness="different")(self.tensors | noise, x).flatten(0, 1)
 
     def __getattr__(self, name: str):
         try:

@@ -15,11 +15,12 @@ from glora_lib.glora.space import Space
 from glora_lib.methods import METHODS
 from glora_lib.runs.profile import SMOKE
 from glora_lib.training import deadline
+from glora_lib.training.batch import autocast
 from glora_lib.training.deadline import OutOfTime
 from glora_lib.training.graph import WARM_UP
 from glora_lib.training.loop import train
 from glora_lib.training.many import train_many
-from glora_lib.training.stacked import Unsuited
+from glora_lib.training.stacked import Stack, Unsuited
 
 CLASSES, SEEDS, RATES = (3, 5, 4), (0, 1, 2), (1e-3, 3e-3, 2e-3)
 RECIPE = replace(SMOKE.for_method("glora"), epochs=3, batch_size=8, warmup_epochs=1)
@@ -117,11 +118,19 @@ def test_the_program_ends_as_the_runs_do_one_by_one(method):
         assert not net.training
 
 
-@pytest.mark.parametrize("method", ["glora", "bitfit", "fact_tk"])
+def without_dropout(net) -> None:
+    for part in net.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+
+
+@pytest.mark.parametrize("method", ["glora", "bitfit", "fact_tk", "lora"])
 def test_on_every_device_it_ends_as_the_runs_do_one_by_one_on_a_processor(method, place):
     """Without dropout, whose noise differs. More epochs than warm-ups, so that on a GPU both sizes of batches become graphs."""
-    alone, joint = models(method, drop_path=0.0), [net.to(place) for net in models(method, drop_path=0.0)]
-    rules = recipes(epochs=WARM_UP + 3)
+    alone, joint = models(method, drop_path=0.0), models(method, drop_path=0.0)
+    for net in (*alone, *joint):
+        without_dropout(net)
+    joint, rules = [net.to(place) for net in joint], recipes(epochs=WARM_UP + 3)
     expected, histories = one_by_one(alone, data(), rules), together(joint, data(), rules)
     for history, other in zip(histories, expected, strict=True):
         assert [epoch["loss"] for epoch in history] == pytest.approx([epoch["loss"] for epoch in other], rel=1e-6)
@@ -194,3 +203,46 @@ def test_what_cannot_be_one_program_says_why():
     formed = METHODS["superlora_lora"](backbone(3, 0, torch.float64), r=2)
     with pytest.raises(Unsuited, match="groups.0.* is called without an input"):
         train_many([formed], data(runs=1), recipes(1), seeds=[0])
+
+
+@pytest.mark.parametrize("method", ["lora", "fact_tk", "repadapter", "adapter"])
+def test_noise_of_the_device_is_another_one_for_every_run_and_batch(method):
+    """As on a GPU, where no run has a generator of its own."""
+    nets = [models(method)[0] for _ in range(2)]
+    for net in nets:
+        torch.manual_seed(0)
+        for tensor in (p for p in net.parameters() if p.requires_grad):
+            torch.nn.init.normal_(tensor, std=0.5)
+        net.train()
+    images = data()[0][:4][0]
+    both = images.expand(2, *images.shape)
+    stack = Stack(nets, images[:2], own_noise=False)
+    assert not stack.noise
+    first, second = stack(both), stack(both)
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first, second)
+    torch.testing.assert_close(*Stack(nets, images[:2], own_noise=False).eval()(both), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["lora", "fact_tk", "repadapter", "adapter", "bitfit"])
+def test_modules_answer_in_the_number_format_that_they_have_alone(method):
+    """A wider one is the same network, but passes twice as many bytes from module to module."""
+
+    def formats(run, model) -> dict[str, torch.dtype]:
+        found, hooks = {}, []
+        for name, module in model.named_modules():
+            hooks.append(module.register_forward_hook(lambda _, __, out, name=name: found.update({name: out.dtype})))
+        with torch.no_grad(), autocast("bfloat16", torch.device("cpu")):
+            run()
+        for hook in hooks:
+            hook.remove()
+        return found
+
+    net = models(method, torch.float32, runs=1)[0].eval()
+    images = data(torch.float32)[0][:4][0]
+    alone = formats(lambda: net(images), net)
+    stack = Stack([net], images[:2]).eval()
+    joint = formats(lambda: stack(images[None]), stack.template)
+    both = [name for name in alone if name in joint]
+    assert [joint[name] for name in both] == [alone[name] for name in both]
+    assert joint["blocks.0.mlp.fc1"] == torch.bfloat16
