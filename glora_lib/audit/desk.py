@@ -19,6 +19,7 @@ from glora_lib.audit import (
 from glora_lib.audit.judge import OWN, VERDICTS, Check, Judged
 from glora_lib.audit.sources import PAPERS, claims
 from glora_lib.runs.paths import NOTEBOOKS
+from glora_lib.runs.profile import PROFILES
 
 COLUMNS = [
     *("id", "place", "reported", "ours", "verdict", "evidence", "source", "kind", "basis"),
@@ -45,6 +46,7 @@ MODULES = (
     superlora_runs,
 )
 CHECKS: dict[str, Check] = {identity: check for module in MODULES for identity, check in module.CHECKS.items()}
+AT_SCHEDULE = ("10_vtab1k", "At-the-paper's-schedule")  # where the notebook has the records of a profile that has rows
 AVERAGES = "99_verdict.ipynb#Tables-recomputed"  # the evidence of every recomputed average
 
 
@@ -78,12 +80,14 @@ def judged(claim: pd.Series, profile: str) -> tuple:
     if claim["source"] == "ours":
         found = found._replace(verdict=OWN.get(found.verdict, found.verdict))
     about = (claim["source"], claim["kind"], claim["basis"])
-    return (claim.name, claim["place"], claim["reported"], *found[:2], evidence(claim), *about, *found[2:])
+    return (claim.name, claim["place"], claim["reported"], *found[:2], evidence(claim, profile), *about, *found[2:])
 
 
-def evidence(claim: pd.Series) -> str:
+def evidence(claim: pd.Series, profile: str) -> str:
     """Return where the evidence of a claim is: notebooks/NAME.ipynb#Section, or notebook 99 as long as NAME does not exist."""
     name, section = claim["notebook"], claim["section"].replace(" ", "-")
+    if PROFILES[profile].rows and name == AT_SCHEDULE[0]:
+        section = AT_SCHEDULE[1]
     if not (NOTEBOOKS / f"{name}.ipynb").exists():
         name, section = "99_verdict", "Every-table-and-figure"
     return f"notebooks/{name}.ipynb" + (f"#{section}" if section else "")

@@ -29,16 +29,25 @@ def searched(profile: str) -> str:
     return SEARCHED if PROFILES[profile].rows else "glora"
 
 
+def standing_for(method: str, records: pd.DataFrame) -> str:
+    """Return the row that stands for a method: its own or, where that has no record, GLoRA with B divided by its inputs for the
+    paper's form, and LoRA on all layers for Table 1's size. The scale of a comparison says which it was.
+    """
+    other = {"glora": SEARCHED, "lora": EVERYWHERE}.get(method, method)
+    return method if method in set(records["method"]) else other
+
+
 def ahead_of(against: str, *experiments: str) -> Check:
     """Return the check that GLoRA is ahead of a method or a control, which may lie in other experiments."""
 
     def check(claim: pd.Series, profile: str) -> Judged:
         records = together(profile, "vtab1k", *experiments)
-        ours = searched(profile) if experiments else "glora"
-        records = records[records["method"].isin([ours, against])]
-        pairs = paired(records, ours, against)
+        ours = searched(profile) if experiments else standing_for("glora", records)
+        other = standing_for(against, records)
+        records = records[records["method"].isin([ours, other])]
+        pairs = paired(records, ours, other)
         same = records[records["task"].isin(pairs.loc[pairs["n"] >= needed(profile), "task"])]
-        return judged(pairs, profile, scale=scale(same, ours, against))
+        return judged(pairs, profile, scale=scale(same, ours, other))
 
     return check
 
@@ -63,7 +72,7 @@ def shift_ahead(claim: pd.Series, profile: str) -> Judged:
 def configurations(profile: str) -> pd.DataFrame:
     """Return GLoRA's records on the tasks that have enough seeds."""
     records = together(profile, "vtab1k")
-    records = records[records["method"] == "glora"]
+    records = records[records["method"] == standing_for("glora", records)]
     return records[records.groupby("task")["seed"].transform("nunique") >= needed(profile)]
 
 
@@ -80,7 +89,7 @@ def found_ahead(claim: pd.Series, profile: str) -> Judged:
         return Judged(f"no records ({profile})", "not run")
     gap = 100 * (records["test"] - records["random_test"].map(lambda values: sum(values) / len(values)))
     table = by_run(records, gap)
-    found = judged(table, profile, scale=scale(records, "glora", ""))
+    found = judged(table, profile, scale=scale(records, *records["method"].unique()))
     return found._replace(by_task=f"{found.by_task}, ahead on {(table['difference'] > 0).sum()} of {len(table)}")
 
 
@@ -91,7 +100,7 @@ def subnets_comparable(claim: pd.Series, profile: str) -> Judged:
         return Judged(f"no records ({profile})", "not run")
     ranges = 100 * records["random_test"].map(lambda values: max(values) - min(values))
     limit, number_of = float(claim["tolerance"]), records["random_test"].map(len).iloc[0]
-    beyond = judged(by_run(records, limit - ranges), profile, scale=scale(records, "glora", ""))
+    beyond = judged(by_run(records, limit - ranges), profile, scale=scale(records, *records["method"].unique()))
     within = over_sources(by_run(records, ranges))
     text = (
         f"the best and the worst of {number_of} random subnets differ by {within.mean:.1f} points [{within.low:.1f}, "
@@ -118,7 +127,12 @@ def structured_needs_more(claim: pd.Series, profile: str) -> Judged:
     gap = ours.mean() - others.mean()
     means = ", ".join(f"{name} {size:.0f}" for name, size in (records.groupby(group)["stored"].mean() / 1e3).items())
     text = f"structured minus the rest {gap:+.0f} thousand [{low:.0f}, {high:.0f}], {len(ours)} against {len(others)} sources; "
-    return Judged(f"{text}stored: {means}", seen(low, high), visible=f"{half:.0f} thousand", scale=scale(records, "glora", ""))
+    return Judged(
+        f"{text}stored: {means}",
+        seen(low, high),
+        visible=f"{half:.0f} thousand",
+        scale=scale(records, *records["method"].unique()),
+    )
 
 
 def bias_tensors_unused(claim: pd.Series, profile: str) -> Judged:
@@ -135,7 +149,7 @@ def bias_tensors_unused(claim: pd.Series, profile: str) -> Judged:
     bias, weight = (records["record"].map(lambda record, pair=pair: share(record, *pair)) for pair in ("DE", "AB"))
     chance = [100 / len(forms(tensor, ranks)) for tensor in "DA"]
     excess = by_run(records, bias - weight - (chance[0] - chance[1]))
-    found = judged(excess, profile, what="beyond chance ", scale=scale(records, "glora", ""))
+    found = judged(excess, profile, what="beyond chance ", scale=scale(records, *records["method"].unique()))
     shares = f"{bias.mean():.0f} % of D and E, {weight.mean():.0f} % of A and B; dice: {chance[0]:.0f} %, {chance[1]:.0f} %"
     return found if found.verdict == "not run" else found._replace(ours=f"{found.ours}; none: {shares}", by_pip="")
 

@@ -1,7 +1,6 @@
 """Every task by its name: built in, read from your folders, from Debian packages, and few-shot drawings of them."""
 
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 
 from glora_lib.data import debian, few_shot, folder, packed, tiny_imagenet
@@ -11,6 +10,7 @@ from glora_lib.data.dsprites import load_dsprites_loc, load_dsprites_ori
 from glora_lib.data.earth import load_koeppen_5, load_landcover_10
 from glora_lib.data.gratings import load_gratings
 from glora_lib.data.indian_pines import load_indian_pines_9
+from glora_lib.data.loaded import stays
 from glora_lib.data.task import DataError, Task
 from glora_lib.runs import paths
 from glora_lib.runs.profile import PROFILES, Profile
@@ -42,7 +42,7 @@ def load_task(name: str, profile: Profile | str) -> Task:
     ours are generated, and the task's `sha256` tells which.
 
     `<name>-4shot-s0` has 4 training images a class, drawn with seed 0 from any of these tasks, or read from the lists of
-    a set in `LISTS`. A task is loaded once a process, so treat it as read-only. Raises `DataError`.
+    a set in `LISTS`. A task stays loaded while there is room (`loaded`), so treat it as read-only. Raises `DataError`.
     """
     profile = of_name(profile)
     wanted = few_shot.parse(name)
@@ -118,21 +118,21 @@ def read_lists(wanted: few_shot.FewShotName, size: int, change_test: Callable = 
     return few_shot.load_lists(place(wanted.task), wanted.shots, wanted.seed, size, classes=classes, change_test=change_test)
 
 
-@lru_cache(maxsize=8)
+@stays
 def cached_built_in(name: str, size: int) -> Task:
     return BUILT_IN[name](size)
 
 
-@lru_cache(maxsize=8)
+@stays
 def cached_packed(path: Path, size: int) -> Task:
     return packed.load(path, size)
 
 
-@lru_cache(maxsize=2)  # at 224 pixels one of these takes gigabytes
+@stays
 def cached_folder(root: Path, size: int) -> Task:
     return folder.load_folder(root, size)
 
 
-@lru_cache(maxsize=2)
+@stays
 def cached_lists(wanted: few_shot.FewShotName, size: int) -> Task:
     return read_lists(wanted, size)

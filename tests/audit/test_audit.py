@@ -105,9 +105,10 @@ def test_reported_numbers_have_a_place_a_unit_a_tolerance_and_a_source():
         assert (table[["place", "unit", "source"]] != "").all(axis=None), path.name
 
 
-def test_evidence_leads_to_a_section_that_exists():
+@pytest.mark.parametrize("profile", ["cpu", "gpu"])
+def test_evidence_leads_to_a_section_that_exists(profile):
     for _, claim in audit.claims().iterrows():
-        path, _, section = desk.evidence(claim).removeprefix("notebooks/").partition("#")
+        path, _, section = desk.evidence(claim, profile).removeprefix("notebooks/").partition("#")
         text = (NOTEBOOKS / path).read_text(encoding="utf-8")
         headings = {heading.replace(" ", "-") for heading in re.findall(r'"## (.+?)(?:\\n)?"', text)}
         assert not section or section in headings, claim.name

@@ -23,7 +23,11 @@ def own_records(tmp_path, monkeypatch):
 
 def plant(method: str, tests: dict[str, float], seeds: int = 3, experiment: str = "vtab1k", profile: str = "cpu", **metrics):
     """Save records of a method: task -> test accuracy, the same at every seed but for a little that averages out."""
-    config = {"blocks.0": {"A": "lora2", "B": "vector", "C": "none", "D": "none", "E": "none"}} if method == "glora" else None
+    config = (
+        {"blocks.0": {"A": "lora2", "B": "vector", "C": "none", "D": "none", "E": "none"}}
+        if method.startswith("glora")
+        else None
+    )
     for task, test in tests.items():
         for seed in range(seeds):
             moved = test + 0.001 * (seed - (seeds - 1) / 2)
@@ -272,3 +276,13 @@ def test_at_the_paper_s_schedule_validation_chose_the_rate_and_controls_belong_t
     assert "not run" not in set(seen["verdict"])
     assert "measured/glora-beats-fact" not in seen.index
     assert audit.runs("cpu").empty
+
+
+def test_at_the_paper_s_schedule_another_form_stands_for_one_without_records():
+    plant("lora_everywhere", gaps(0, 0, 0, 0), profile="gpu", seeds=1)
+    plant("glora_divided", gaps(2.0, 2.1, 1.9, 2.0), profile="gpu", seeds=1, val=0.6)
+    row = audit.runs("gpu").set_index("id").loc["measured/glora-beats-lora"]
+    assert row["ours"].startswith("+2.0 [")
+    assert row["evidence"] == "notebooks/10_vtab1k.ipynb#At-the-paper's-schedule"
+    plant("lora", gaps(5.0, 5.0, 5.0, 5.0), profile="gpu", seeds=1)
+    assert audit.runs("gpu").set_index("id").loc["measured/glora-beats-lora", "ours"].startswith("-3.0 [")

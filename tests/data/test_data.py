@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 from glora_lib import data
-from glora_lib.data import DataError, DataWarning, Images, load_folder, load_task, tasks
+from glora_lib.data import DataError, DataWarning, Images, load_folder, load_task, loaded, tasks
 from glora_lib.data.folder import CLASSES, Files
 from glora_lib.runs import paths
 from glora_lib.runs.profile import CPU, PAPER, VTAB_1K
@@ -64,6 +64,32 @@ def test_the_profile_says_which_clevr_count_is_meant(tmp_path, monkeypatch):
     assert load_task("clevr_count", CPU) is rendered
     with pytest.raises(DataError, match=r"there is no folder .*vtab-1k.clevr_count"):
         load_task("clevr_count", replace(CPU, vtab_folders=True))
+
+
+def test_tasks_stay_loaded_while_there_is_room(monkeypatch):
+    task, calls = load_task("gratings", SMALL), []
+    loaded.forget()
+
+    @loaded.stays
+    def load(name: str, size: int):
+        calls.append(name)
+        return task
+
+    assert load("a", 8) is load("a", 8)
+    load("b", 8)
+    load("a", 8)
+    assert calls == ["a", "b"]
+    monkeypatch.setattr(loaded, "ROOM", 2 * loaded._size(task))
+    load("c", 8)  # takes the place of b, which was asked for before a
+    load("a", 8)
+    assert calls == ["a", "b", "c"]
+    load("b", 8)
+    assert calls == ["a", "b", "c", "b"]
+    monkeypatch.setattr(loaded, "ROOM", 0)
+    assert load("d", 8) is load("d", 8)
+    loaded.forget()
+    load("d", 8)
+    assert calls[4:] == ["d", "d"]
 
 
 # --- reading images ---------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from glora_lib.backbones import load_backbone, packaged
-from glora_lib.data import load_task, packed, tasks
+from glora_lib.data import load_task, loaded, packed, tasks
 from glora_lib.runs import pack as pack_module
 from glora_lib.runs import provenance, record, unpack
 from glora_lib.runs.pack import PackError, collect, pack, use
@@ -42,8 +42,7 @@ def folders(tmp_path, monkeypatch):
     monkeypatch.setenv("GLORA_PACKED", "")
     monkeypatch.setattr(pack_module, "commit", lambda: (HEAD, False))
     pack_module.commit.cache_clear = lambda: None
-    for cached in (tasks.cached_folder, tasks.cached_packed):
-        cached.cache_clear()
+    loaded.forget()
     return tmp_path
 
 
