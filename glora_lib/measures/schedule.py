@@ -72,6 +72,17 @@ def curve(budget: pd.DataFrame, records: pd.DataFrame, profile: Profile) -> pd.D
     return table.assign(test=100 * table["test"]).sort_values(["method", "epochs", "task"], ignore_index=True)
 
 
+def comparable(points: pd.DataFrame) -> pd.DataFrame:
+    """Return the points of `curve` on the tasks that have every point, so that means over tasks are of the same tasks.
+
+    A point is a method and a number of epochs that any task has. Without such a task all points are returned.
+    """
+    wanted = len(points[["method", "epochs"]].drop_duplicates())
+    found = points.drop_duplicates(["task", "method", "epochs"]).groupby("task")["epochs"].transform("size")
+    whole = set(points.loc[found[found == wanted].index, "task"])
+    return points[points["task"].isin(whole)] if whole else points
+
+
 def gap(points: pd.DataFrame, method: str, against: str) -> pd.DataFrame:
     """Return method - against for every task, number of epochs and seed that both have: task, epochs, seed, difference."""
     wide = points.pivot_table(index=["task", "epochs", "seed"], columns="method", values="test")

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from glora_lib.measures.schedule import beside, chosen, curve, gap
+from glora_lib.measures.schedule import beside, chosen, comparable, curve, gap
 from glora_lib.runs.profile import GPU
 
 
@@ -84,3 +84,12 @@ def test_the_curve_takes_the_main_table_s_runs_as_points():
 @pytest.mark.parametrize("method", ["lora", "glora"])
 def test_a_table_with_one_kind_alone(method):
     assert len(chosen(RECORDS[RECORDS["method"] == method])) == {"lora": 1, "glora": 3}[method]
+
+
+def test_means_along_the_curve_are_of_the_tasks_that_have_every_point():
+    points = [("a", "lora", 14, 0), ("a", "lora", 14, 1), ("a", "glora", 500, 0), ("b", "lora", 14, 0), ("c", "glora", 500, 0)]
+    points = pd.DataFrame(points, columns=["task", "method", "epochs", "seed"])
+    assert set(comparable(points)["task"]) == {"a"}
+    assert len(comparable(points)) == 3
+    assert len(comparable(points.iloc[3:])) == 2  # nothing is comparable: all are shown, with their n
+    assert comparable(points.iloc[:0]).empty
