@@ -19,6 +19,8 @@ def curves(points: pd.DataFrame, gaps: pd.DataFrame, *, names: dict[str, str], g
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
     for number, (method, name) in enumerate(names.items()):
         part = points[points["method"] == method]
+        if part.empty:
+            continue
         table = part.groupby("epochs")["test"].agg(["mean", "size"])
         colour, marker, _ = look(name, number)
         left.plot(table.index, table["mean"], color=colour, marker=marker, label=name)
@@ -41,7 +43,7 @@ def curves(points: pd.DataFrame, gaps: pd.DataFrame, *, names: dict[str, str], g
         )
     if len(gaps):
         mean = gaps.groupby("epochs")["difference"].mean()
-        right.plot(mean.index, mean, color="black", label="mean")
+        right.plot(mean.index, mean, color="black", marker="_", ms=14, label="mean")
         right.legend(frameon=False, fontsize=8)
     right.axhline(0, color="0.6", lw=1)
     right.set(xscale="log", xlabel="epochs of both", ylabel=gap)
