@@ -17,7 +17,7 @@ def stays(load: Callable[..., Task]) -> Callable[..., Task]:
 
     @wraps(load)
     def loaded(*arguments) -> Task:
-        key = (load.__name__, *arguments)
+        key = (load, *arguments)
         if key not in _loaded:
             _loaded[key] = load(*arguments)
         _loaded.move_to_end(key)
