@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from glora_lib.glora.fusable import HOOKS
+from glora_lib.training.joined import Joined
 
 
 @contextmanager
@@ -20,6 +21,13 @@ def class_token_alone(model: nn.Module):
     """
     if not _reads_class_token(model):
         yield
+        return
+    if isinstance(model.blocks, Joined):
+        model.blocks.alone = True
+        try:
+            yield
+        finally:
+            model.blocks.alone = False
         return
     block = model.blocks[-1]
     block.forward = MethodType(_forward, block)

@@ -13,6 +13,7 @@ from glora_lib.glora.model import AdaptedModel
 from glora_lib.glora.space import Config, Space
 from glora_lib.training.batch import autocast
 from glora_lib.training.graph import Graphed
+from glora_lib.training.joined import join_blocks
 
 
 class Generation:
@@ -34,6 +35,8 @@ class Generation:
         self.layers = {name: self.model.get_submodule(name) for name in self.masks.layers}
         for name, layer in self.layers.items():
             self.model.set_submodule(name, _Masked(self.masks, layer, name))
+        # what comes before the blocks is then the same for all subnets: only blocks have linear layers, but for the head
+        self.joined = join_blocks(self.model)
         self.answer = Graphed(self._answer, self.device)
 
     @torch.no_grad()
@@ -44,10 +47,13 @@ class Generation:
 
     def _answer(self, codes: Tensor, images: Tensor) -> Tensor:
         self.masks.set(codes)
-        batch = images.expand(len(codes), *images.shape).flatten(0, 1)
+        if self.joined is None:
+            images = images.expand(len(codes), *images.shape).flatten(0, 1)
+        else:
+            self.joined.copies = len(codes)
         tensors = {f"{name}.{kind}": getattr(layer, kind)[None] for name, layer in self.layers.items() for kind in STORAGE}
         with autocast(self.dtype, self.device), class_token_alone(self.model), self.masks.formed(tensors):
-            return self.model(batch).unflatten(0, (len(codes), -1))
+            return self.model(images).unflatten(0, (len(codes), -1))
 
 
 class _Masked(nn.Module):

@@ -6,6 +6,8 @@ vector or its first number is used. Broadcasting is a product with a row of ones
 
     A = [Xd * ranks, vector * Xd[:, 0] + scalar * Xd[0, 0]] [Xu; 1]
 
+with further columns of zeros, so that their number is one that a GPU's products are fast with.
+
 The values are `GLoRALinear`'s in every choice.
 """
 
@@ -14,11 +16,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from glora_lib.glora.layer import GLoRALinear
 from glora_lib.glora.space import TENSORS, Choice, Config, Space, lora_rank
+from glora_lib.training.fused import fused
 
+ALIGNED = 8  # numbers of two bytes, which a GPU reads as one
 STORAGE = ("Ad", "Au", "Bd", "Bu", "Cd", "Cu", "D", "E")
 
 
@@ -127,10 +133,31 @@ class _Group:
 
 def linear(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
     """Return x (runs, images, ..., d1) through a layer of each run, weights (runs, d2, d1) and biases (runs, d2)."""
-    rows = x.flatten(1, -2).to(W.dtype)  # (runs, n, d1)
     with torch.autocast(x.device.type, enabled=False):
-        y = torch.baddbmm(b[:, None], rows, W.mT)
+        y = _Linear.apply(x.flatten(1, -2).to(W.dtype), W, b)
     return y.unflatten(1, x.shape[1:-1])
+
+
+class _Linear(torch.autograd.Function):
+    """rows (runs, n, d1), W (runs, d2, d1), b (runs, d2) -> (runs, n, d2).
+
+    Run by run: one product adds its bias itself, a batch of products has it written out to the size of the result first.
+    """
+
+    @staticmethod
+    def forward(ctx, rows: Tensor, W: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, W)
+        y = rows.new_empty(*rows.shape[:2], W.shape[1])
+        for parts in zip(b, rows, W.mT, y, strict=True):
+            torch.addmm(*parts[:3], out=parts[3])
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
+        rows, W = ctx.saved_tensors
+        need_rows, need_W, need_b = ctx.needs_input_grad
+        return dy @ W if need_rows else None, dy.mT @ rows if need_W else None, dy.sum(1) if need_b else None
 
 
 def effective(
@@ -154,18 +181,26 @@ def effective(
         down, up = tensors[f"{tensor}d"], tensors[f"{tensor}u"]
         broadcast = part[..., rank:-1] * down[..., :1] + part[..., -1:] * down[..., :1, :1]
         broadcast = broadcast if scale == 1 else broadcast * scale
-        down = torch.cat([down * part[..., :rank], broadcast], dim=-1).to(W0.dtype)  # (runs, layers, d2, rank + 1)
-        up = torch.cat([up, torch.ones_like(up[..., :1, :])], dim=-2).to(W0.dtype)  # (runs or 1, layers, rank + 1, d1)
-        return down @ up
+        spare = -(rank + 1) % ALIGNED
+        down = F.pad(torch.cat([down * part[..., :rank], broadcast], dim=-1).to(W0.dtype), (0, spare))  # (runs, layers, d2, r)
+        up = torch.cat([up, torch.ones_like(up[..., :1, :])], dim=-2).to(W0.dtype)
+        return down @ F.pad(up, (0, 0, 0, spare))  # (runs or 1, layers, r, d1)
 
     with torch.autocast(W0.device.type, enabled=False):
-        W = torch.addcmul(W0 + product("B", parts[1], scale), W0, product("A", parts[0], 1.0))
+        A, B = product("A", parts[0], 1.0), product("B", parts[1], scale)
+        W = _combined(A.flatten(1), B.flatten(1), W0.flatten()[None]).view_as(A)
         C = (tensors["Cd"] * parts[2][..., :rank]) @ tensors["Cu"] + parts[2][..., rank:] * tensors["Cd"][..., :1]
         b = torch.bmm(exact, C.squeeze(-1).permute(1, 2, 0)).permute(2, 0, 1)  # W0 C, (runs, layers, d2)
         if b0 is not None:
             b = b + b0 + b0 * _vector(tensors["D"], parts[3])
         b = b + _vector(tensors["E"], parts[4])
     return W, b.to(W0.dtype)
+
+
+@fused
+def _combined(A: Tensor, B: Tensor, W0: Tensor) -> Tensor:
+    """Return W0 + W0 * A + B, all (runs, numbers), W0 (1, numbers)."""
+    return torch.addcmul(W0 + B, W0, A)
 
 
 def _vector(tensor: Tensor, part: Tensor) -> Tensor:

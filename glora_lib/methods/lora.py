@@ -124,7 +124,9 @@ class LoRALinear(StandIn):
         with torch.autocast(device, enabled=False):  # every part is cast here
             parts = (input, self.linear.weight, self.linear.bias, self.scale * up, down)
             x, *rest = (None if part is None else part.to(dtype) for part in parts)
-            return lora_linear(x, *rest, self.dropout.factor(x))
+            with torch.no_grad():
+                dropped = self.dropout.dropped(x)
+            return lora_linear(x, *rest, *dropped)
 
     def effective(self) -> tuple[Float[Tensor, "d2 d1"], Float[Tensor, " d2"] | None]:
         """Return the changed weight, and the bias as it was."""

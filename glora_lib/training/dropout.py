@@ -18,12 +18,14 @@ class Dropout(nn.Dropout):
         short = numbers.view(torch.int16)[: like.numel()].view(like.shape)  # -32768 to 32767
         return (short >= round(self.p * LEVELS) - LEVELS // 2).to(like.dtype).mul_(1 / (1 - self.p))
 
-    def factor(self, x: Tensor) -> Tensor | None:
-        """Return what `x` is to be multiplied by, newly drawn; None where nothing is dropped."""
-        return self.mask(x) if self.training and self.p else None
+    def dropped(self, x: Tensor) -> tuple[Tensor, Tensor | None, float]:
+        """Return what is left of `x`, and the mask and the number that it was multiplied by; None where nothing is dropped."""
+        if not (self.training and self.p):
+            return x, None, 1.0
+        if x.device.type != "cpu":
+            return *torch.native_dropout(x, self.p, True), 1 / (1 - self.p)  # of one byte an entry, in the same walk
+        mask = self.mask(x)
+        return x * mask, mask, 1.0
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.device.type != "cpu":
-            return super().forward(input)
-        mask = self.factor(input)
-        return input if mask is None else input * mask
+        return super().forward(input) if input.device.type != "cpu" else self.dropped(input)[0]

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from glora_lib.training.fused import fused
+
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # as torch has them
 
 
@@ -39,14 +41,8 @@ class FlatAdamW:
         self.steps += moved
         steps = self.steps.clamp(min=1)
         first, second = (1 - beta**steps for beta in BETAS)
-        expand = lambda values: values.to(self.tensors.dtype)[:, self.place]  # noqa: E731 - (runs, tensors) -> (runs, numbers)
-        here = moved[:, self.place]
-        self.mean.copy_(torch.where(here, torch.lerp(self.mean, gradient, 1 - BETAS[0]), self.mean))
-        self.square.copy_(torch.where(here, self.square * BETAS[1] + gradient * gradient * (1 - BETAS[1]), self.square))
-        denominator = (self.square.sqrt() / expand(second.sqrt())).add_(EPSILON)
-        change = expand(rates / first) * (self.mean / denominator)
-        decayed = self.tensors * expand(1 - rates * self.weight_decay)
-        self.tensors.copy_(torch.where(here, decayed - change, self.tensors))
+        scales = (part.to(gradient.dtype) for part in (second.sqrt(), rates / first, 1 - rates * self.weight_decay))
+        _move(self.tensors.detach(), self.mean, self.square, gradient, moved, *scales, self.place)
 
     def state(self) -> dict[str, Tensor]:
         """Return what the next step depends on."""
@@ -56,3 +52,16 @@ class FlatAdamW:
         """Go on from what `state` returned."""
         for name, tensor in self.state().items():
             tensor.copy_(state[name])
+
+
+@fused
+def _move(
+    tensors: Tensor, mean: Tensor, square: Tensor, gradient: Tensor, moved: Tensor, root: Tensor, rate: Tensor, kept: Tensor,
+    place: Tensor,
+) -> None:  # fmt: skip
+    """Change the first three, (runs, numbers), in place; `place` says which of the (runs, tensors) values a number has."""
+    here = moved[:, place]
+    mean.copy_(torch.where(here, torch.lerp(mean, gradient, 1 - BETAS[0]), mean))
+    square.copy_(torch.where(here, square * BETAS[1] + gradient * gradient * (1 - BETAS[1]), square))
+    change = rate[:, place] * (mean / (square.sqrt() / root[:, place] + EPSILON))
+    tensors.copy_(torch.where(here, tensors * kept[:, place] - change, tensors))

@@ -30,9 +30,12 @@ class Noise(nn.Module):
             return x
         return x * self.mask
 
-    def factor(self, x: Tensor) -> Tensor | None:
-        """Return what `x`, in one piece or run by run, is to be multiplied by; None where nothing is dropped."""
-        return self.mask.to(x.dtype).view(x.shape) if self.training and self.mask is not None else None
+    def dropped(self, x: Tensor) -> tuple[Tensor, Tensor | None, float]:
+        """Return what `training.dropout.Dropout` does, for `x` in one piece or run by run."""
+        if not self.training or self.mask is None:
+            return x, None, 1.0
+        mask = self.mask.to(x.dtype).view(x.shape)
+        return x * mask, mask, 1.0
 
     def draw(self, images: int, generator: torch.Generator) -> Tensor:
         """Return a mask for so many images, drawn as the module that was replaced draws its own on a processor."""

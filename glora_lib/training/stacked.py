@@ -16,6 +16,7 @@ from torch.func import functional_call, vmap
 from torch.overrides import TorchFunctionMode
 
 from glora_lib.training.checkpoint import options_of
+from glora_lib.training.joined import join_blocks
 from glora_lib.training.noise import Noise, replace_noise
 
 # a module's faster form: (its trained tensors by their names in it, each (runs, ...); x (runs, images, ...)) -> y
@@ -73,6 +74,7 @@ class Stack(nn.Module):
             module = template.get_submodule(name)
             form = (forms(module, name) if forms else None) or getattr(module, "for_runs", None)
             template.set_submodule(name, _Mapped(module, parts, self.runs, form))
+        join_blocks(template)
         self.template = template
         self.mapped = [module for module in template.modules() if isinstance(module, _Mapped)]
 
