@@ -24,6 +24,7 @@ from glora_lib.measures.inference import flops
 from glora_lib.methods import METHODS
 from glora_lib.runs.profile import PAPER
 from glora_lib.training.batch import autocast
+from glora_lib.training.graph import Pool
 from glora_lib.training.loop import train_step
 from glora_lib.training.many import Program
 
@@ -59,7 +60,7 @@ def contestants(
     labels = torch.randint(CLASSES, (batch,), device=place)
     data = TensorDataset(images, labels)
     # all graphs in the same memory: those of 11 runs would not fit beside each other
-    pool = torch.cuda.graph_pool_handle() if place.type == "cuda" else None
+    pool = Pool(place) if place.type == "cuda" else None
 
     def supernets(number: int) -> Visit:
         nets = [adapt(model.make(), rank=recipe.rank).to(place) for _ in range(number)]

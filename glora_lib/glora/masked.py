@@ -194,7 +194,7 @@ def effective(
         if b0 is not None:
             b = b + b0 + b0 * _vector(tensors["D"], parts[3])
         b = b + _vector(tensors["E"], parts[4])
-    return W, b.to(W0.dtype)
+    return W, b.to(W0.dtype).contiguous()  # a GPU's product adds a bias itself only where it lies in one piece
 
 
 @fused

@@ -1,7 +1,8 @@
 """Functions of tensors that a GPU computes in one walk over memory, by torch.compile. A processor runs them as they stand.
 
 A ViT of 50 tokens spends most of a step on a GPU in reading and writing what its products have computed; every function that is
-fused saves some of these walks. `TORCH_COMPILE_DISABLE=1` in the environment, torch's own switch, runs them unfused there, too.
+fused saves some of these walks. `TORCH_COMPILE_DISABLE=1` in the environment, torch's own switch, runs them unfused there, too;
+so does float64, which is there for exactness.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ VARIANTS = 64  # number formats, widths, with and without gradients: torch's own
 
 
 def fused(function: Callable) -> Callable:
-    """Return the function, which is compiled where its first argument, a tensor, is on a GPU.
+    """Return the function, which is compiled where its first argument, a tensor, is on a GPU and no float64.
 
     The first two axes of arguments with more than one may be of any length; whatever else differs is compiled anew.
     """
@@ -28,7 +29,7 @@ def fused(function: Callable) -> Callable:
 
     @wraps(function)
     def call(*arguments):
-        if arguments[0].device.type != "cuda":
+        if arguments[0].device.type != "cuda" or arguments[0].dtype == torch.float64:
             return function(*arguments)
         whole = compiled()
         for argument in arguments:

@@ -8,6 +8,15 @@ from torch import Tensor
 WARM_UP = 3  # plain calls before a graph is captured: they load kernels and allocate what the function keeps
 
 
+class Pool:
+    """Memory that graphs share, of which one runs at a time. It lasts as long as this does: torch gives up what no graph has."""
+
+    def __init__(self, device: torch.device):
+        self.handle, self.graph = torch.cuda.graph_pool_handle(), torch.cuda.CUDAGraph()
+        with torch.cuda.device(device), torch.cuda.graph(self.graph, pool=self.handle):
+            torch.zeros(1, device=device)
+
+
 class Graphed:
     """`function`, called with tensors whose shapes come again and again, returning tensors (or None).
 
@@ -21,7 +30,7 @@ class Graphed:
         self.function, self.device = function, device
         self.calls: dict[tuple, int] = {}
         self.graphs: dict[tuple, tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor | None]] = {}
-        self.pool = None  # graphs share this memory, here and where another is given the same: one runs at a time
+        self.pool: Pool | None = None  # of all graphs here, and of another that is given the same
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def __call__(self, *tensors: Tensor) -> Tensor | None:
@@ -52,9 +61,9 @@ class Graphed:
     def _capture(self, key: tuple, tensors: tuple[Tensor, ...]) -> None:
         """Record the call's kernels without running them."""
         inputs = [tensor.clone() for tensor in tensors]
+        self.pool = self.pool or Pool(self.device)
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize(self.device)
-        with torch.cuda.device(self.device), torch.cuda.graph(graph, pool=self.pool):
+        with torch.cuda.device(self.device), torch.cuda.graph(graph, pool=self.pool.handle):
             result = self.function(*inputs)
-        self.pool = self.pool or graph.pool()
         self.graphs[key] = graph, inputs, result

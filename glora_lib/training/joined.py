@@ -4,13 +4,18 @@ A block adds what attention or the MLP gives, scaled and at times dropped, to wh
 sum: several walks over the activations in torch's own operations, one here (`training.fused`).
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from glora_lib.training.fused import fused
 from glora_lib.training.noise import Noise, rate
+
+FEW = 64  # tokens
 
 
 def join_blocks(model: nn.Module) -> "Joined | None":
@@ -91,8 +96,16 @@ def _attend(attention: nn.Module, x: Tensor) -> Tensor:
     if not _plain(attention):
         return attention(x)
     parts = attention.qkv(x).unflatten(-1, (3, attention.num_heads, -1)).unbind(2)
-    y = F.scaled_dot_product_attention(*(part.transpose(1, 2) for part in parts))
+    with _kernel(x):
+        y = F.scaled_dot_product_attention(*(part.transpose(1, 2) for part in parts))
     return attention.proj(y.transpose(1, 2).flatten(2))
+
+
+def _kernel(x: Tensor) -> AbstractContextManager:
+    """Return the context of attention: what torch takes first on a GPU is made for more tokens than fit into one tile."""
+    if x.device.type != "cuda" or x.shape[1] > FEW:
+        return nullcontext()
+    return sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH], set_priority=True)
 
 
 def _plain(attention: nn.Module) -> bool:

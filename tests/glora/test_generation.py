@@ -34,6 +34,7 @@ def test_masks_give_the_weight_and_bias_of_every_choice(shape, bias, scaled):
     masks.set(torch.arange(len(space.choices()))[:, None])
     with masks.formed(tensors):
         W, b = masks.weights["layer"]
+    assert all(vector.is_contiguous() for vector in b)
     for number, choice in enumerate(space.choices()):
         expected_W, expected_b = dense(layer, choice)
         torch.testing.assert_close(W[number], expected_W, rtol=1e-12, atol=1e-12)

@@ -15,7 +15,7 @@ from glora_lib.glora.model import adapt
 from glora_lib.glora.space import Space
 from glora_lib.methods import METHODS
 from glora_lib.runs.profile import PAPER
-from glora_lib.training.graph import WARM_UP, Graphed
+from glora_lib.training.graph import WARM_UP, Graphed, Pool
 from glora_lib.training.many import Program
 
 RANKS, CPU = (4, 2), torch.device("cpu")
@@ -70,7 +70,7 @@ def test_what_a_function_changes_in_place_changes_in_every_call(place):
 
     added, squared = Graphed(add, place), Graphed(lambda x: (x * x).sum(0), place)
     if place.type == "cuda":
-        added.pool = squared.pool = torch.cuda.graph_pool_handle()
+        added.pool = squared.pool = Pool(place)
     expected = 0.0
     for number in range(4 * WARM_UP):
         rows = 2 + number % 2
@@ -80,6 +80,19 @@ def test_what_a_function_changes_in_place_changes_in_every_call(place):
         assert twice.tolist() == [2 * expected] * 4
         assert squares.tolist() == [rows * number**2] * 4
     assert total.tolist() == [expected] * 4
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_memory_that_graphs_share_outlives_each_of_them():
+    place = torch.device("cuda")
+    pool = Pool(place)
+    for number in range(2):
+        double = Graphed(lambda x: x * 2, place)
+        double.pool = pool
+        for _ in range(2 * WARM_UP):
+            assert double(torch.full((4,), float(number), device=place)).tolist() == [2.0 * number] * 4
+        del double
+        torch.cuda.empty_cache()
 
 
 def test_random_numbers_are_new_in_every_call_and_the_same_from_the_same_seed(place):
