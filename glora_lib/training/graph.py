@@ -9,7 +9,7 @@ WARM_UP = 3  # plain calls before a graph is captured: they load kernels and all
 
 
 class Pool:
-    """Memory that graphs share, of which one runs at a time. It lasts as long as this does: torch gives up what no graph has."""
+    """Memory that graphs share, of which one runs at a time; it lasts as long as this does, where torch gives it up sooner."""
 
     def __init__(self, device: torch.device):
         self.handle, self.graph = torch.cuda.graph_pool_handle(), torch.cuda.CUDAGraph()
