@@ -42,7 +42,7 @@ class Joined(nn.Sequential):
 
     def __init__(self, blocks: nn.Sequential):
         super().__init__(*blocks)
-        self.alone, self.copies = False, 1
+        self.training, self.alone, self.copies = blocks.training, False, 1
         self.drops = [drop for block in blocks for drop in (block.drop_path1, block.drop_path2)]
         keep = [[1 - rate(getattr(drop, "source", drop))] for drop in self.drops]
         self.register_buffer("keep", torch.tensor(keep, device=blocks[0].norm1.weight.device), persistent=False)

@@ -64,6 +64,7 @@ def test_stochastic_depth_that_is_drawn_at_once_drops_its_share():
         assert float(1 - len(left) / len(mask)) == pytest.approx(rate, abs=0.04)
         torch.testing.assert_close(left, torch.full_like(left, 1 / (1 - rate)))
     assert all(mask is None for mask in joined.eval()._masks(torch.zeros(2, 1, 1)))
+    assert not join_blocks(vit(drop_path_rate=0.5).eval()).training
 
 
 def test_the_class_token_alone_and_equal_batches(images):
