@@ -1,6 +1,7 @@
 """The runs that a profile's tables are made of, the most valuable first: for whoever has minutes instead of days.
 
 Seed 0 of the rows that the paper's claims rest on, then controls, the budget curve, shifts and the other rows, then more seeds.
+Controls that search or cut the supernet of a row follow it at once: a minute later its training is still there.
 """
 
 from collections.abc import Iterator
@@ -10,9 +11,11 @@ from glora_lib.data import shifts_of, unavailable
 from glora_lib.runs.controls import controls
 from glora_lib.runs.profile import Profile
 from glora_lib.runs.run import Run
+from glora_lib.runs.stages import SUPERNETS
 
 # rows of the main table, in the order in which they are worth computing
-FIRST = ("linear", "linear-0.01", "lora_everywhere", "glora_divided", "lora", "glora-0.0001", "repadapter", "fact_tk")
+FIRST = ("linear", "linear-0.01", "lora_everywhere", "glora_divided")  # the last is `SEARCHED`
+NEXT = ("lora", "glora-0.0001", "repadapter", "fact_tk")
 THEN = ("glora", "glora_divided-0.0001", "lora_matched", "ssf", "bitfit", "adapter", "vpt_deep")
 SEARCHED = "glora_divided"  # the row whose supernet controls, shifts and the budget curve take
 EVERYWHERE = "lora_everywhere"  # LoRA on the layers that GLoRA adapts
@@ -24,11 +27,13 @@ def plan(profile: Profile) -> list[Run]:
     """Return the runs of a profile that has `rows`, in order; those whose data are not here are left out, each run once."""
     runs = [
         *_rows(profile, FIRST, (0,)),
+        *(run for run in _controls(profile, 0) if run.method in SUPERNETS),
+        *_rows(profile, NEXT, (0,)),
         *_controls(profile, 0),
         *_curve(profile),
         *_rows(profile, THEN, (0,)),
         *_shifts(profile),
-        *(run for seed in (1, 2) for run in _rows(profile, (*FIRST, *THEN), (seed,))),
+        *(run for seed in (1, 2) for run in _rows(profile, (*FIRST, *NEXT, *THEN), (seed,))),
     ]
     return list({run.path: run for run in runs if not unavailable(run.task, profile)}.values())
 

@@ -47,6 +47,13 @@ def test_every_run_is_there_once_and_first_rows_come_first():
     assert not {("linear", 1), ("linear-0.01", 1)} & set(tables)
 
 
+def test_controls_of_a_trained_supernet_follow_its_row():
+    names = list(dict.fromkeys(run.label or run.method for run in plan(GPU)))
+    place = names.index("glora_divided")
+    assert names[place + 1 : place + 3] == ["glora_random", "glora_largest"]
+    assert names.index("lora_long") > names.index("fact_tk")
+
+
 def test_without_a_data_folder_what_packages_ship_is_left(tmp_path, monkeypatch):
     monkeypatch.setenv("GLORA_DATA_DIR", str(tmp_path))
     monkeypatch.setattr(plan_module, "unavailable", unavailable)
