@@ -7,7 +7,7 @@ from glora_lib.audit.intervals import amount, judged, needed, over_sources, scal
 from glora_lib.audit.judge import Check, Judged, number, seen
 from glora_lib.glora.space import forms
 from glora_lib.measures.origin import source
-from glora_lib.measures.schedule import chosen
+from glora_lib.measures.schedule import held_against
 from glora_lib.measures.table import Interval, interval, paired
 from glora_lib.measures.transfer import above_chance, by_shots, by_target
 from glora_lib.runs.plan import EVERYWHERE, SEARCHED
@@ -17,11 +17,11 @@ from glora_lib.runs.record import Record, results
 TASKS = 19  # of VTAB-1K
 
 
-def together(profile: str, *experiments: str) -> pd.DataFrame:
-    """Return the records of several experiments in one table, of GLoRA's rates the one that validation images chose."""
+def together(profile: str, *experiments: str, against: str = "") -> pd.DataFrame:
+    """Return the records of several experiments in one table, of GLoRA's rates the one that suits what it is held against."""
     tables = [results(experiment, profile) for experiment in experiments]
     table = pd.concat([table for table in tables if len(table)] or tables)
-    return chosen(table) if PROFILES[profile].rows else table
+    return held_against(table, against) if PROFILES[profile].rows else table
 
 
 def searched(profile: str) -> str:
@@ -41,7 +41,7 @@ def ahead_of(against: str, *experiments: str) -> Check:
     """Return the check that GLoRA is ahead of a method or a control, which may lie in other experiments."""
 
     def check(claim: pd.Series, profile: str) -> Judged:
-        records = together(profile, "vtab1k", *experiments)
+        records = together(profile, "vtab1k", *experiments, against=against)
         ours = searched(profile) if experiments else standing_for("glora", records)
         other = standing_for(against, records)
         records = records[records["method"].isin([ours, other])]

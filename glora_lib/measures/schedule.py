@@ -6,6 +6,7 @@ import pandas as pd
 
 from glora_lib.measures.table import summarise
 from glora_lib.runs.profile import Profile
+from glora_lib.runs.stages import SUPERNETS
 
 SEVERAL = ("glora", "linear")  # what the names of rows with several rates begin with
 
@@ -30,6 +31,15 @@ def chosen(records: pd.DataFrame) -> pd.DataFrame:
     best = ordered.assign(rates=ordered.groupby(keys)["val"].transform("size")).drop_duplicates(keys)
     table = pd.concat([named[~searched].assign(rates=float("nan")), best]).sort_index()
     return table.assign(method=table["row"].where(searched.reindex(table.index), table["method"])).drop(columns=["row", "own"])
+
+
+def held_against(records: pd.DataFrame, against: str) -> pd.DataFrame:
+    """Return the records in which a row of GLoRA is held against another row or a control.
+
+    It has the rate that validation images chose; where the other is a search or a cut of the row's own supernet, the rate that
+    this supernet was trained with, which is the profile's own.
+    """
+    return records if against in SUPERNETS else chosen(records)
 
 
 def beside(records: pd.DataFrame, shorter: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:

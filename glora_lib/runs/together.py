@@ -21,6 +21,7 @@ from glora_lib.runs.profile import Profile
 from glora_lib.runs.run import Run
 from glora_lib.runs.stages import SUPERNETS, adapted, here, training_state
 from glora_lib.training import checkpoint as checkpoints
+from glora_lib.training.device import device
 from glora_lib.training.loop import whole
 from glora_lib.training.many import train_many
 from glora_lib.training.stacked import Unsuited
@@ -58,7 +59,7 @@ def train_together(runs: list[Run]) -> None:
     """
     waiting = list({training_state(run): run for run in runs if run.method not in ALONE}.values())  # searches share a training
     waiting = [run for run in waiting if not training_state(run).exists()]
-    if len(waiting) < 2:
+    if len(waiting) < _least(runs[0]):
         return
     made = [_make(run) for run in waiting]
     try:
@@ -67,6 +68,8 @@ def train_together(runs: list[Run]) -> None:
         return
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
+        if len(waiting) == 1:
+            return
         half = len(waiting) // 2
         for part in (waiting[:half], waiting[half:]):
             train_together(part)
@@ -76,6 +79,11 @@ def train_together(runs: list[Run]) -> None:
         finished = {"optimizer": None, "order": order, "draw": random.Random(run.seed), "history": history, "device": None}
         sample = Space(model.layer_names, recipe.ranks, model.kinds).sample if run.method in SUPERNETS else None
         checkpoints.save(training_state(run), **whole(model, data, recipe, run.seed, sample), **finished)
+
+
+def _least(run: Run) -> int:
+    """Return how many runs are a program's worth: on a GPU one supernet, whose step is a graph with masks and none without."""
+    return 1 if run.method in SUPERNETS and device().type == "cuda" else 2
 
 
 def _train(runs: list[Run], made: list[tuple]) -> list[list[dict]]:

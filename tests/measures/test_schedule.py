@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from glora_lib.measures.schedule import beside, chosen, comparable, curve, gap
+from glora_lib.measures.schedule import beside, chosen, comparable, curve, gap, held_against
+from glora_lib.measures.table import paired
 from glora_lib.runs.profile import GPU
 
 
@@ -45,6 +46,14 @@ def test_tables_of_several_experiments_may_count_their_rows_alike():
     table = chosen(pd.concat([RECORDS, pd.DataFrame([row("a", "glora_random", 0.1, 0.6)])]))
     assert table.set_index(["method", "task", "seed"]).loc[("glora_random", "a", 0), "test"] == 0.6
     assert len(table) == 7
+
+
+@pytest.mark.parametrize(("against", "expected"), [("glora_random", 30.0), ("lora", -40.0)])
+def test_a_search_of_a_supernet_is_held_against_another_of_the_same_one(against, expected):
+    """The other search had the supernet of the profile's own rate, whichever rate the row takes."""
+    records = pd.concat([RECORDS, pd.DataFrame([row("a", "glora_random", 0.1, 0.6)])])
+    pairs = paired(held_against(records, against), "glora", against)
+    assert pairs["difference"].tolist() == [pytest.approx(expected)]
 
 
 def test_the_linear_probe_s_rate_is_chosen_too_and_its_name_stays():

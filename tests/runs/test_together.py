@@ -111,6 +111,26 @@ def test_memory_that_does_not_do_halves_the_program(folder, monkeypatch):
     assert sizes == [3, 2]  # one is left, and is trained alone
 
 
+@pytest.mark.parametrize("fits", [True, False])
+def test_on_a_gpu_one_supernet_is_a_program_and_where_memory_does_not_do_it_is_trained_alone(folder, monkeypatch, fits):
+    sizes, train = [], together_module._train
+
+    def counted(waiting, made):
+        sizes.append(len(waiting))
+        if not fits:
+            raise torch.OutOfMemoryError("too much")
+        return train(waiting, made)
+
+    monkeypatch.setattr(together_module, "_train", counted)
+    monkeypatch.setattr(together_module, "device", lambda: torch.device("cuda"))
+    (supernet, _, _), (lora, _, _) = runs("glora"), runs("lora")
+    train_together([supernet])
+    train_together([lora])
+    assert sizes == [1]
+    assert training_state(supernet).exists() == fits
+    assert fill([supernet]) == []
+
+
 def test_a_deadline_keeps_what_is_done_and_the_rest_goes_on(folder):
     with deadline.until(0.0), pytest.raises(deadline.OutOfTime, match="epochs of 3 runs are kept"):
         fill(runs("lora"), together=True)
