@@ -21,7 +21,7 @@ FEW = 64  # tokens
 def join_blocks(model: nn.Module) -> "Joined | None":
     """Put `Joined` in place of the blocks of a ViT of timm, wherever it is in the model; return it, or None if there is none.
 
-    Blocks stay as they are where one is of another class, or owns a norm that is trained for several runs.
+    Blocks stay as they are where one is of another class, is watched by a hook, or owns a norm that is trained for several runs.
     """
     from timm.models.vision_transformer import VisionTransformer  # takes seconds, and whoever has a ViT has it already
 
@@ -116,7 +116,7 @@ def _plain(attention: nn.Module) -> bool:
 
 
 def _usual(blocks: nn.Sequential) -> bool:
-    """Whether all blocks are timm's, their norms frozen or trained for one run, and nothing else stands in a part's place."""
+    """Whether all blocks are timm's, their norms frozen or trained for one run, nothing else in a part's place, and no hooks."""
     from timm.layers import Attention, DropPath, LayerNorm, LayerScale, Mlp
     from timm.models.vision_transformer import Block
 
@@ -131,6 +131,7 @@ def _usual(blocks: nn.Sequential) -> bool:
             and all(type(d) in drops and getattr(d, "scale_by_keep", True) for d in (block.drop_path1, block.drop_path2))
             and type(block.attn) is Attention
             and type(block.mlp) is Mlp
+            and not any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in block.modules())
         )
 
     return len(blocks) > 0 and all(map(usual, blocks))

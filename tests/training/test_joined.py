@@ -95,8 +95,11 @@ def test_blocks_that_are_no_longer_timms_stay_as_they_are(method):
     assert before is None or type(model.blocks) is before
 
 
-def test_a_norm_in_the_place_of_another_class_is_left_alone():
+def test_a_norm_of_another_class_and_a_hook_are_left_alone():
     model = vit()
     model.blocks[1].norm2 = nn.Identity()
     assert join_blocks(model) is None
+    watched = vit()
+    watched.blocks[1].attn.register_forward_hook(lambda *_: None)
+    assert join_blocks(watched) is None
     assert join_blocks(nn.Sequential(nn.Linear(2, 2))) is None
