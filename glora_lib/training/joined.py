@@ -21,7 +21,7 @@ FEW = 64  # tokens
 def join_blocks(model: nn.Module) -> "Joined | None":
     """Put `Joined` in place of the blocks of a ViT of timm, wherever it is in the model; return it, or None if there is none.
 
-    Blocks stay as they are where one is of another class, is watched by a hook, or owns a norm that is trained for several runs.
+    Blocks stay as they are where one is of another class, has a hook, or owns a norm that is trained for several runs.
     """
     from timm.models.vision_transformer import VisionTransformer  # takes seconds, and whoever has a ViT has it already
 
@@ -116,7 +116,7 @@ def _plain(attention: nn.Module) -> bool:
 
 
 def _usual(blocks: nn.Sequential) -> bool:
-    """Whether all blocks are timm's, their norms frozen or trained for one run, nothing else in a part's place, and no hooks."""
+    """Whether all blocks are timm's, their norms frozen or trained for one run, nothing else in a part's place, no hooks."""
     from timm.layers import Attention, DropPath, LayerNorm, LayerScale, Mlp
     from timm.models.vision_transformer import Block
 
