@@ -1,6 +1,6 @@
 """Figures: arrays and tables in, a matplotlib Figure out; `save` writes it to out/, `committed` holds it against figures/."""
 
-from glora_lib.plot.budget import curves
+from glora_lib.plot.budget import along, curves
 from glora_lib.plot.explain import (
     configuration,
     confusion,

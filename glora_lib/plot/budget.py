@@ -1,7 +1,10 @@
-"""Accuracy against training: the curve of budgets, and the difference of two methods along it."""
+"""Against epochs of training: accuracy, the difference of two methods, and what a search earns."""
+
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from glora_lib.plot.style import GREYSAFE, finish, look
@@ -31,24 +34,38 @@ def curves(points: pd.DataFrame, gaps: pd.DataFrame, *, names: dict[str, str], g
     if points["method"].isin(names).any():
         left.legend(frameon=False)
     left.set(xscale="log", xlabel="epochs of training", ylabel="top-1 on test (%), mean over tasks; n points")
-    for place, (task, part) in enumerate(gaps.groupby("task", sort=False)):
-        right.plot(
-            part["epochs"],
-            part["difference"],
-            ls="",
-            marker="osD^v"[place % 5],
-            color=GREYSAFE[place % 5],
-            mfc="none",
-            label=task,
-        )
-    if len(gaps):
-        mean = gaps.groupby("epochs")["difference"].mean()
-        right.plot(mean.index, mean, color="black", marker="_", ms=14, label="mean")
-        right.legend(frameon=False, fontsize=8)
-    right.axhline(0, color="0.6", lw=1)
+    _by_task(right, gaps, "difference")
     right.set(xscale="log", xlabel="epochs of both", ylabel=gap)
-    ticks = sorted(set(points["epochs"]))
     for axes in (left, right):
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.minorticks_off()
+        _ticks(axes, points["epochs"])
     return finish(figure)
+
+
+def along(table: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
+    """Return a panel for each column of `labels`, with its y label, against epochs: a dot a task and their mean.
+
+    `table` has these columns, and task and epochs.
+    """
+    figure, panels = plt.subplots(1, len(labels), figsize=(5 * len(labels), 4), squeeze=False)
+    for axes, (column, label) in zip(panels[0], labels.items(), strict=True):
+        _by_task(axes, table, column)
+        axes.set(xscale="log", xlabel="epochs of the supernet", ylabel=label)
+        _ticks(axes, table["epochs"])
+    return finish(figure)
+
+
+def _by_task(axes: Axes, table: pd.DataFrame, column: str) -> None:
+    for place, (task, part) in enumerate(table.sort_values("task").groupby("task", sort=False)):
+        look = {"marker": "osD^v"[place % 5], "color": GREYSAFE[place % 5], "mfc": "none"}
+        axes.plot(part["epochs"], part[column], ls="", label=task, **look)
+    if len(table):
+        mean = table.groupby("epochs")[column].mean()
+        axes.plot(mean.index, mean, color="black", marker="_", ms=14, label=f"mean, n = {table['task'].nunique()} tasks")
+        axes.legend(frameon=False, fontsize=8)
+    axes.axhline(0, color="0.6", lw=1)
+
+
+def _ticks(axes: Axes, epochs: pd.Series) -> None:
+    ticks = sorted(set(epochs))
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
