@@ -9,12 +9,13 @@ import timm
 import torch
 from torch.utils.data import TensorDataset
 
+from glora_lib.glora import masked
 from glora_lib.glora.masked import Masks
 from glora_lib.glora.model import AdaptedModel, adapt
 from glora_lib.glora.space import Space
 from glora_lib.methods import METHODS
 from glora_lib.runs.profile import SMOKE
-from glora_lib.training import deadline
+from glora_lib.training import deadline, flat_adamw, joined
 from glora_lib.training.batch import autocast
 from glora_lib.training.deadline import OutOfTime
 from glora_lib.training.graph import WARM_UP
@@ -136,6 +137,22 @@ def test_on_every_device_it_ends_as_the_runs_do_one_by_one_on_a_processor(method
         assert [epoch["loss"] for epoch in history] == pytest.approx([epoch["loss"] for epoch in other], rel=1e-6)
     for net, other, split in zip(joint, alone, data(), strict=True):
         torch.testing.assert_close(outputs(net.cpu(), split), outputs(other, split), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: elsewhere nothing is compiled")
+@pytest.mark.parametrize("method", ["glora", "lora"])
+def test_with_its_parts_compiled_it_trains_as_with_these_parts_as_they_stand(method, monkeypatch):
+    losses = []
+    for compiled in (True, False):
+        if not compiled:
+            for module, name in ((joined, "_fused"), (masked, "_combined"), (flat_adamw, "_move")):
+                monkeypatch.setattr(module, name, getattr(module, name).__wrapped__)
+        nets = [net.to("cuda") for net in models(method, torch.float32, drop_path=0.0)]
+        for net in nets:
+            without_dropout(net)
+        losses.append([[epoch["loss"] for epoch in run] for run in together(nets, data(torch.float32), recipes())])
+    for one, other in zip(*losses, strict=True):
+        assert one == pytest.approx(other, rel=1e-3)
 
 
 @pytest.mark.parametrize("method", ["glora", "lora"])
