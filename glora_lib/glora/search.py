@@ -124,12 +124,15 @@ def evolve(
             raise ValueError(f"the checkpoint {checkpoint} holds {first - 1} generations, more than {generations}; delete it")
 
     for generation in range(first, generations + 1):
-        children: dict[str, dict[str, Choice]] = {}
+        children: dict[str, tuple[dict[str, Choice], int]] = {}  # and how many parameters they store
 
         def admit(config, children=children) -> None:
             key = space.encode(config)
-            if key not in seen and key not in children and (limit is None or space.parameters(config, shapes) <= limit):
-                children[key] = config
+            if key in seen or key in children:
+                return
+            parameters = space.parameters(config, shapes)
+            if limit is None or parameters <= limit:
+                children[key] = config, parameters
 
         if generation > 0:
             best = [evaluated.config for evaluated in _rank(seen)[:parents]]
@@ -141,8 +144,8 @@ def evolve(
                 f"only {len(children)} of {100 * population} random configurations have at most {limit} parameters; raise the "
                 f"limit: a random one has {space.parameters(space.sample(rng), shapes)}"
             )
-        together = None if score_all is None else iter(score_all(list(children.values())))
-        for key, config in children.items():
+        together = None if score_all is None else iter(score_all([config for config, _ in children.values()]))
+        for key, (config, parameters) in children.items():
             floor = _rank(seen)[:parents][-1].score if stop_early and generation > 0 else None
             if together is not None:
                 value = next(together)
@@ -153,7 +156,7 @@ def evolve(
             exact, value = value is not None, floor if value is None else float(value)
             if not math.isfinite(value):
                 raise ValueError(f"the score of a configuration is {value}; the search so far is in {checkpoint}: {config}")
-            seen[key] = Evaluated(config, value, space.parameters(config, shapes), generation, len(seen), exact)
+            seen[key] = Evaluated(config, value, parameters, generation, len(seen), exact)
         if checkpoint is not None:
             _save(Path(checkpoint), settings, seen, generation, rng)
             if generation < generations:
