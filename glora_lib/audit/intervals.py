@@ -65,18 +65,23 @@ def amount(number: int, what: str) -> str:
     return f"{number} {what if number != 1 else what.removesuffix('s')}"
 
 
-def scale(records: pd.DataFrame, method: str, other: str = "") -> str:
-    """Return the scale of a comparison in words: pixels, and both sides' epochs, subnets scored and stored parameters."""
-    sides = [side(records[records["method"] == name]) for name in (method, other) if name]
+def scale(records: pd.DataFrame, *methods: str) -> str:
+    """Return the scale of a comparison in words: pixels, and its sides' epochs, subnets scored and stored parameters.
+
+    The sides are the methods; without any, those that the records have.
+    """
+    sides = [side(records[records["method"] == name]) for name in methods or records["method"].unique()]
     pixels = _values(records, "image_size")
     return f"{pixels} px; {' against '.join(sides)}" if pixels else ""
 
 
 def side(records: pd.DataFrame) -> str:
-    """Return one side of a comparison in words: epochs, subnets scored, and millions of stored parameters."""
+    """Return one side of a comparison in words: epochs, rates tried, subnets scored, and millions of stored parameters."""
     parts = [f"{_values(records, 'epochs')} epochs"]
     if records["record"].map(lambda record: bool(record.settings.get("scale_broadcast") and record.config)).any():
         parts.append("B divided by its inputs")  # another geometry of training than the paper's
+    tried = records["rates"].max() if "rates" in records else 0
+    parts += [f"best of {tried:.0f} rates on val"] if tried > 1 else []
     scored = records["record"].map(lambda record: record.metrics.get("evaluations", 0)).mean()
     parts += [f"{scored:,.0f} subnets"] if scored > 0 else []
     stored = records["stored"].mean() / 1e6 if "stored" in records else 0

@@ -89,7 +89,7 @@ def found_ahead(claim: pd.Series, profile: str) -> Judged:
         return Judged(f"no records ({profile})", "not run")
     gap = 100 * (records["test"] - records["random_test"].map(lambda values: sum(values) / len(values)))
     table = by_run(records, gap)
-    found = judged(table, profile, scale=scale(records, *records["method"].unique()))
+    found = judged(table, profile, scale=scale(records))
     return found._replace(by_task=f"{found.by_task}, ahead on {(table['difference'] > 0).sum()} of {len(table)}")
 
 
@@ -100,7 +100,7 @@ def subnets_comparable(claim: pd.Series, profile: str) -> Judged:
         return Judged(f"no records ({profile})", "not run")
     ranges = 100 * records["random_test"].map(lambda values: max(values) - min(values))
     limit, number_of = float(claim["tolerance"]), records["random_test"].map(len).iloc[0]
-    beyond = judged(by_run(records, limit - ranges), profile, scale=scale(records, *records["method"].unique()))
+    beyond = judged(by_run(records, limit - ranges), profile, scale=scale(records))
     within = over_sources(by_run(records, ranges))
     text = (
         f"the best and the worst of {number_of} random subnets differ by {within.mean:.1f} points [{within.low:.1f}, "
@@ -131,7 +131,7 @@ def structured_needs_more(claim: pd.Series, profile: str) -> Judged:
         f"{text}stored: {means}",
         seen(low, high),
         visible=f"{half:.0f} thousand",
-        scale=scale(records, *records["method"].unique()),
+        scale=scale(records),
     )
 
 
@@ -149,7 +149,7 @@ def bias_tensors_unused(claim: pd.Series, profile: str) -> Judged:
     bias, weight = (records["record"].map(lambda record, pair=pair: share(record, *pair)) for pair in ("DE", "AB"))
     chance = [100 / len(forms(tensor, ranks)) for tensor in "DA"]
     excess = by_run(records, bias - weight - (chance[0] - chance[1]))
-    found = judged(excess, profile, what="beyond chance ", scale=scale(records, *records["method"].unique()))
+    found = judged(excess, profile, what="beyond chance ", scale=scale(records))
     shares = f"{bias.mean():.0f} % of D and E, {weight.mean():.0f} % of A and B; dice: {chance[0]:.0f} %, {chance[1]:.0f} %"
     return found if found.verdict == "not run" else found._replace(ours=f"{found.ours}; none: {shares}", by_pip="")
 

@@ -148,6 +148,19 @@ def test_controls_come_from_their_experiments():
     assert verdict_of("search/effective")["ours"].startswith("+1.1 ")  # the mean of both experiments' seeds
 
 
+def test_the_scale_says_how_many_rates_were_tried_and_a_search_is_held_against_its_own_supernet_s():
+    """In the gpu profile, whose rows have several: the better rate against LoRA, the supernet's own against a random search."""
+    plant("glora_divided", dict.fromkeys(SOURCES, 0.5), 1, profile="gpu", val=0.5)
+    plant("glora_divided-0.0001", dict.fromkeys(SOURCES, 0.6), 1, profile="gpu", val=0.6)
+    plant("lora_everywhere", dict.fromkeys(SOURCES, 0.55), 1, profile="gpu", val=0.5)
+    plant("glora_random", dict.fromkeys(SOURCES, 0.52), 1, "controls", profile="gpu", val=0.5)
+    against_lora, against_random = (verdict_of(f"{name}", "gpu") for name in ("measured/glora-beats-lora", "search/effective"))
+    assert against_lora["ours"].startswith("+5.0 ")
+    assert "best of 2 rates on val" in against_lora["scale"].split(" against ")[0]
+    assert against_random["ours"].startswith("-2.0 ")
+    assert "rates" not in against_random["scale"]
+
+
 def test_found_and_random_subnets():
     plant("glora", gaps(2, 2, 2, 2))
     row = verdict_of("search/ahead-of-random")
