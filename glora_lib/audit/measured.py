@@ -127,12 +127,7 @@ def structured_needs_more(claim: pd.Series, profile: str) -> Judged:
     gap = ours.mean() - others.mean()
     means = ", ".join(f"{name} {size:.0f}" for name, size in (records.groupby(group)["stored"].mean() / 1e3).items())
     text = f"structured minus the rest {gap:+.0f} thousand [{low:.0f}, {high:.0f}], {len(ours)} against {len(others)} sources; "
-    return Judged(
-        f"{text}stored: {means}",
-        seen(low, high),
-        visible=f"{half:.0f} thousand",
-        scale=scale(records),
-    )
+    return Judged(f"{text}stored: {means}", seen(low, high), visible=f"{half:.0f} thousand", scale=scale(records))
 
 
 def bias_tensors_unused(claim: pd.Series, profile: str) -> Judged:

@@ -35,8 +35,9 @@ class Generation:
         self.layers = {name: self.model.get_submodule(name) for name in self.masks.layers}
         for name, layer in self.layers.items():
             self.model.set_submodule(name, _Masked(self.masks, layer, name))
-        # what comes before the blocks is then the same for all subnets: only blocks have linear layers, but for the head
-        self.joined = join_blocks(self.model)
+        joined = join_blocks(self.model)
+        # where all adapted layers are in the blocks, what comes before these is the same for all subnets, and computed once
+        self.joined = joined if all(name.startswith("blocks.") for name in self.layers) else None
         self.answer = Graphed(self._answer, self.device)
 
     @torch.no_grad()

@@ -44,8 +44,10 @@ class Joined(nn.Sequential):
         super().__init__(*blocks)
         self.training, self.alone, self.copies = blocks.training, False, 1
         self.drops = [drop for block in blocks for drop in (block.drop_path1, block.drop_path2)]
-        keep = [[1 - rate(getattr(drop, "source", drop))] for drop in self.drops]
-        self.register_buffer("keep", torch.tensor(keep, device=blocks[0].norm1.weight.device), persistent=False)
+        rates = [rate(getattr(drop, "source", drop)) for drop in self.drops]
+        self.dropping = any(rates)
+        keep = torch.tensor([[1 - share] for share in rates], device=blocks[0].norm1.weight.device)
+        self.register_buffer("keep", keep, persistent=False)
 
     def forward(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "all some width"]:
         if self.copies > 1:
@@ -64,7 +66,7 @@ class Joined(nn.Sequential):
 
     def _masks(self, x: Tensor) -> list[Tensor | None]:
         """Return what each branch is multiplied by, (batch, 1, 1) or None: all stochastic depth of a batch is drawn at once."""
-        if not self.training or not any(map(rate, (getattr(drop, "source", drop) for drop in self.drops))):
+        if not (self.training and self.dropping):
             return [None] * len(self.drops)
         if any(isinstance(drop, Noise) for drop in self.drops):
             return [getattr(drop, "mask", None) for drop in self.drops]

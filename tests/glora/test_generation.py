@@ -88,6 +88,19 @@ def test_every_subnet_answers_as_alone_also_after_the_supernet_changed(net, data
             net.model.blocks[0].attn.qkv.Bd.add_(0.5)  # training goes on
 
 
+def test_an_adapted_layer_before_the_blocks_sees_each_subnet_s_images(data):
+    torch.manual_seed(0)
+    vit = timm.create_model("test_vit", num_classes=4, img_size=16, depth=2)
+    net = adapt(torch.nn.Sequential(torch.nn.Linear(16, 16), vit), rank=4, train=("1.head",)).double().eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter) * parameter.requires_grad)
+    space, images = Space(net.layer_names, (4, 2)), data.tensors[0]
+    configs = [space.sample(random.Random(seed)) for seed in range(3)]
+    for config, logits in zip(configs, Generation(net, space)(configs, images), strict=True):
+        torch.testing.assert_close(logits, net.use(config)(images).detach(), rtol=1e-10, atol=1e-10)
+
+
 def test_a_search_scored_by_generations_takes_the_same_path_to_the_same_winner(net, data):
     space, score = Space(net.layer_names, (4, 2)), Score(net, data)
     settings = {

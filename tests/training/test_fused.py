@@ -1,4 +1,4 @@
-"""A fused function gives what the function gives, on a GPU compiled: values, gradients, and what is changed in place."""
+"""A function that is compiled gives what it gives as it stands: values, gradients, and what is changed in place."""
 
 import pytest
 import torch
@@ -7,16 +7,19 @@ from glora_lib.training.flat_adamw import FlatAdamW, _move
 from glora_lib.training.fused import fused
 from glora_lib.training.joined import _fused, _summed
 
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: elsewhere nothing is compiled")
 
+
+@on_a_gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("dropped", [False, True])
-def test_the_sum_of_a_block_and_its_norm(dropped, dtype, place):
+def test_the_sum_of_a_block_and_its_norm(dropped, dtype):
     """For batches of two sizes, one after another; x of the first block needs no gradient."""
     generator = torch.Generator().manual_seed(0)
     for images, needed in ((4, False), (6, True)):
-        numbers = torch.randn(2, images, 5, 64, generator=generator).to(place)
-        scale, weight, bias = torch.randn(3, 64, generator=generator).to(place)
-        mask = torch.randint(2, (images, 1, 1), generator=generator).float().to(place) if dropped else None
+        numbers = torch.randn(2, images, 5, 64, generator=generator).to("cuda")
+        scale, weight, bias = torch.randn(3, 64, generator=generator).to("cuda")
+        mask = torch.randint(2, (images, 1, 1), generator=generator).float().to("cuda") if dropped else None
         found = []
         for function in (_fused, _summed):
             x, y = numbers[0].clone().requires_grad_(needed), numbers[1].to(dtype).requires_grad_()
@@ -28,18 +31,19 @@ def test_the_sum_of_a_block_and_its_norm(dropped, dtype, place):
             torch.testing.assert_close(one, other, **({"rtol": 2e-2, "atol": 2e-2} if dtype == torch.bfloat16 else {}))
 
 
-def test_a_step_of_the_optimizer(place):
+@on_a_gpu
+def test_a_step_of_the_optimizer():
     """Against the function as it stands, tensor by tensor moved and left alone."""
     generator = torch.Generator().manual_seed(0)
     sizes, rates = (3, 5), torch.tensor([[1e-2, 1e-3], [3e-2, 2e-3]], dtype=torch.float64)
-    start, gradient = torch.randn(2, 2, 8, generator=generator).to(place)
-    sampled = torch.tensor([[True, False], [True, True]], device=place)
+    start, gradient = torch.randn(2, 2, 8, generator=generator).to("cuda")
+    sampled = torch.tensor([[True, False], [True, True]], device="cuda")
     found = []
     for function in (_move, _move.__wrapped__):
         adamw = FlatAdamW(torch.nn.Parameter(start.clone()), sizes, 1e-2, update_unsampled=False)
-        root, rate, kept = (torch.rand(2, 2, generator=generator.manual_seed(1)).to(place) + 0.5 for _ in range(3))
+        root, rate, kept = (torch.rand(2, 2, generator=generator.manual_seed(1)).to("cuda") + 0.5 for _ in range(3))
         function(adamw.tensors.detach(), adamw.mean, adamw.square, gradient, sampled, root, rate, kept, adamw.place)
-        adamw.step(gradient, rates.to(place), sampled)
+        adamw.step(gradient, rates.to("cuda"), sampled)
         found.append(adamw)
     for name in ("tensors", "mean", "square"):
         torch.testing.assert_close(*(getattr(adamw, name).detach() for adamw in found))
