@@ -20,14 +20,11 @@ class Generation:
     """The supernet with masks in place of branches; it shares the supernet's tensors and follows them.
 
     Args:
-        net: a supernet whose layers are all `GLoRALinear`; else ValueError.
+        net: a supernet whose layers are all of the kind "linear"; else Unsuited, a ValueError.
         dtype: what is computed in, as in `training.loop.accuracy`.
     """
 
     def __init__(self, net: AdaptedModel, space: Space, dtype: str = "float32"):
-        other = [name for name in net.layer_names if not isinstance(net.layer(name), GLoRALinear)]
-        if other:
-            raise ValueError(f"layer {other[0]!r} is a {type(net.layer(other[0])).__name__}; only linear layers have masks")
         self.device = next(net.parameters()).device
         self.dtype, self.masks = dtype, Masks(space, net.rank, self.device, prefix="")
         shared = {id(tensor): tensor for tensor in [*net.parameters(), *net.buffers()]}

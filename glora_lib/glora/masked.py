@@ -23,6 +23,7 @@ from torch.autograd.function import once_differentiable
 from glora_lib.glora.layer import GLoRALinear
 from glora_lib.glora.space import TENSORS, Choice, Config, Space, lora_rank
 from glora_lib.training.fused import fused
+from glora_lib.training.stacked import Unsuited
 
 ALIGNED = 8  # numbers of two bytes, which a GPU reads as one
 STORAGE = ("Ad", "Au", "Bd", "Bu", "Cd", "Cu", "D", "E")
@@ -73,9 +74,14 @@ class Masks:
         return self.uses[codes][:, places, kinds] | ~support
 
     def form(self, module: nn.Module, name: str):
-        """Return a layer that has the weights of the masks within `formed`; None for a module that is no adapted layer."""
+        """Return a layer that has the weights of the masks within `formed`; None for a module that is no adapted layer.
+
+        Raises Unsuited for a layer that has no masks: a convolution, a normalisation, one that gains no bias.
+        """
         if not isinstance(module, GLoRALinear):
             return None
+        if module.kind != "linear":
+            raise Unsuited(f"layer {name!r} is of the kind {module.kind!r}; only linear layers have masks")
         key = (module.W0.shape, module.b0 is None, module.scale_broadcast)
         self.groups.setdefault(key, _Group()).add(name, module, self.layers[name])
 

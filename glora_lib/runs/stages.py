@@ -245,7 +245,7 @@ def _searched(run: Run, recipe: Profile, model, task, search: Callable[..., Foun
     start, seen = time.perf_counter(), judge.images_seen
     state = run.state("search.json")
     judged = f"{split} of {task.sha256}, {belonging(net, task.val, trained=True)}"
-    if device().type == "cuda":  # a generation at once
+    if device().type == "cuda" and set(net.kinds.values()) == {"linear"}:  # a generation at once
         how = {"score_all": lambda configs: judge.all(configs, space)}
     else:
         how = {"score": judge, "stop_early": search is evolve}

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.overrides import TorchFunctionMode
 
+from glora_lib.training.batch import BatchNorm
 from glora_lib.training.checkpoint import options_of
 from glora_lib.training.joined import join_blocks
 from glora_lib.training.noise import Noise, replace_noise
@@ -66,7 +67,9 @@ class Stack(nn.Module):
         self.register_buffer("valid", valid, persistent=False)
         # the template: the first model's modules, its frozen tensors shared, its owners of trained tensors mapped over the runs
         frozen = {id(p): p for p in models[0].parameters() if not p.requires_grad}
-        template = copy.deepcopy(models[0], memo=frozen).train(models[0].training)
+        template = copy.deepcopy(models[0], memo=frozen)  # each module in its mode: that of frozen normalisation is its own
+        if any(isinstance(module, BatchNorm) and module.training for module in template.modules()):
+            raise Unsuited("the models normalise over their batches; train them one by one")
         if own_noise:
             replace_noise(template)
         owners, self.noise = _owners(template, example)
@@ -153,9 +156,10 @@ def _trained_names(models: Sequence[nn.Module]) -> list[str]:
 
 @torch.no_grad()
 def _classes(model: nn.Module, example: Tensor) -> int:
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     width = model.eval()(example).shape[-1]
-    model.train(was_training)
+    for module, training in modes:
+        module.training = training
     return width
 
 

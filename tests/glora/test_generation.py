@@ -16,6 +16,7 @@ from glora_lib.glora.search import evolve
 from glora_lib.glora.space import Choice, Space
 from glora_lib.training.batch import TrainingError
 from glora_lib.training.graph import WARM_UP
+from glora_lib.training.stacked import Unsuited
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -99,6 +100,18 @@ def test_an_adapted_layer_before_the_blocks_sees_each_subnet_s_images(data):
     configs = [space.sample(random.Random(seed)) for seed in range(3)]
     for config, logits in zip(configs, Generation(net, space)(configs, images), strict=True):
         torch.testing.assert_close(logits, net.use(config)(images).detach(), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("kinds", [["conv"], ["norm"], ["linear"]], ids=str)
+def test_layers_without_masks_are_refused(kinds):
+    """Convolutions and normalisations, which derive from the linear layer, and a linear layer that gains no bias."""
+    model = timm.create_model("test_efficientnet" if kinds != ["linear"] else "test_vit", num_classes=4)
+    if kinds == ["linear"]:
+        model.blocks[1].mlp.fc1 = torch.nn.Linear(64, model.blocks[1].mlp.fc2.in_features, bias=False)
+    net = adapt(model, rank=2, layers=kinds, gain_bias=False)
+    space = Space(net.layer_names, (2,), net.kinds)
+    with pytest.raises(Unsuited, match="only linear layers have masks"):
+        Generation(net, space)
 
 
 def test_a_search_scored_by_generations_takes_the_same_path_to_the_same_winner(net, data):

@@ -97,6 +97,16 @@ def test_a_run_that_cannot_be_one_of_a_program_is_trained_alone(folder):
     assert fill(prompted, together=True) == []
 
 
+def test_supernets_of_layers_without_masks_are_trained_alone(folder):
+    options = {"layers": ["conv", "norm"]}
+    small = replace(PROFILE, backbone="test_efficientnet", options=options, ranks=(2,), epochs=1, warmup_epochs=0)
+    profiles = {rate: replace(small, learning_rate=rate) for rate in (1e-3, 2e-3)}
+    convolutional = [Run("joint", "gratings", "glora", profile, label=f"conv-{rate}") for rate, profile in profiles.items()]
+    train_together(convolutional)
+    assert not any(training_state(run).exists() for run in convolutional)
+    assert fill(convolutional, together=True) == []
+
+
 def test_memory_that_does_not_do_halves_the_program(folder, monkeypatch):
     sizes, train = [], together_module._train
 

@@ -119,6 +119,33 @@ def test_the_program_ends_as_the_runs_do_one_by_one(method):
         assert not net.training
 
 
+def convolutional(method: str, **options) -> list[torch.nn.Module]:
+    """Two networks with batch normalisation, whose statistics are not those of a fresh one."""
+    nets = []
+    for seed in SEEDS[:2]:
+        torch.manual_seed(7)
+        model = timm.create_model("test_efficientnet", num_classes=0, drop_rate=0.0)
+        for part in model.modules():
+            if isinstance(part, torch.nn.BatchNorm2d):
+                part.running_mean.normal_()
+                part.running_var.uniform_(0.5, 2.0)
+        torch.manual_seed(seed)
+        model.reset_classifier(CLASSES[seed])
+        nets.append(METHODS[method](model.double(), **options))
+    return nets
+
+
+def test_frozen_normalisation_keeps_its_statistics():
+    alone, joint = (convolutional("lora", rank=2, placement="conv") for _ in range(2))
+    expected, histories = one_by_one(alone, data(runs=2), recipes(2)), together(joint, data(runs=2), recipes(2))
+    assert_same(joint, alone, histories, expected, 1e-9)
+
+
+def test_normalisation_over_a_batch_cannot_be_shared():
+    with pytest.raises(Unsuited, match="normalise over their batches"):
+        together(convolutional("full"), data(runs=2), recipes(2))
+
+
 def without_dropout(net) -> None:
     for part in net.modules():
         if isinstance(part, torch.nn.Dropout):
