@@ -53,11 +53,13 @@ class Report:
 def check(path: str | Path | None = None) -> Report:
     """Return what is there, missing and wrong in `path`, or in `GLORA_DATA_DIR`: reads every list, and one image of each.
 
-    Looked for are the 19 tasks of VTAB-1K and CIFAR-10, the sets with few-shot lists, ImageNet's variants and the paper's
-    weights. Nothing is raised for what is wrong: the line that says so names the file, the line and the mend.
+    Looked for are the 19 tasks of VTAB-1K and CIFAR-10, other tasks in their layout, the sets with few-shot lists, ImageNet's
+    variants and the paper's weights. Nothing is raised for what is wrong: the line that says so names the file, the line and
+    the mend.
     """
     root = Path(path).expanduser() if path is not None else paths.external_data()
-    findings = [find(root, f"vtab-1k/{name}", check_vtab) for name in folder.CLASSES]
+    others = sorted(place.parent.name for place in (root / "vtab-1k").glob(f"*/{folder.LISTS['train']}"))
+    findings = [find(root, f"vtab-1k/{name}", check_vtab) for name in dict.fromkeys([*folder.CLASSES, *others])]
     findings += [find(root, name, check_few_shot) for name in FEW_SHOT]
     findings += [find(root, name, check_variant) for name in VARIANTS]
     weights = root / "ViT-B_16.npz"
@@ -77,14 +79,16 @@ def find(root: Path, place: str, examine: Callable[[Path], str]) -> Finding:
 
 
 def check_vtab(root: Path) -> str:
-    """Return the sizes of a VTAB-1K folder; `DataError` for lists, labels, images or sizes that are not VTAB's."""
-    classes, seen = folder.CLASSES[root.name], {}
-    folder.class_names(root, classes)
-    lists = {split: read_list(root, file, classes, seen) for split, file in folder.LISTS.items()}
-    for split, size in (SIZES | {"test": TEST[root.name]}).items():
+    """Return the sizes of a VTAB-1K folder; `DataError` for lists, labels, images or sizes that are not VTAB's.
+
+    A task that is not VTAB's has no size that it must have, and the classes that `folder.load_folder` gives it.
+    """
+    names, seen = folder.class_names(root, folder.CLASSES.get(root.name)), {}
+    lists = {split: read_list(root, file, len(names) if names else None, seen) for split, file in folder.LISTS.items()}
+    for split, size in (SIZES | {"test": TEST[root.name]} if root.name in TEST else {}).items():
         if len(lists[split]) != size:
             raise DataError(f"{root / folder.LISTS[split]} has {len(lists[split]):,} images, VTAB's has {size:,}")
-    return describe(lists, classes)
+    return describe(lists, len(names or folder.numbered(lists, root)))
 
 
 def check_few_shot(root: Path) -> str:

@@ -62,6 +62,16 @@ def test_a_set_that_lies_one_folder_too_deep_is_found_out(root, place, deeper):
     assert detail(report, place) == f"no folder here, but {root / deeper}: move it up"
 
 
+@pytest.mark.parametrize(("name", "classes"), [("colon_cells_4", "4"), ("birds", "3")])
+def test_a_task_that_is_not_vtab_s_may_have_any_size(root, name, classes):
+    """One that is known by name, and one that is not."""
+    for split, size in (("train800", 3), ("val200", 2), ("test", 1)):
+        write(root / "vtab-1k" / name, f"{split}.txt", [(f"images/{split}/{i}.jpg", i % 3) for i in range(size)])
+    report = check(root)
+    assert states(report)[f"vtab-1k/{name}"] == "ok"
+    assert detail(report, f"vtab-1k/{name}") == f"train 3, val 2, test 1; 3 of {classes} classes occur"
+
+
 def test_report_says_what_is_there_and_what_is_missing(root):
     report = check(root)
     assert set(states(report)) == {
