@@ -72,7 +72,8 @@ def _scale(records: pd.DataFrame, *methods: str) -> str:
     """Return the scale of a comparison in words: the model, the texts, and what each side was trained for and scored."""
     some = records.iloc[0]["record"]
     sides = [side(records[records["method"] == name]) if name != "base" else "no training" for name in methods]
-    return f"{some.settings['backbone_label']}; {some.metrics['n_train']} texts; {' against '.join(sides)}"
+    texts = " and ".join(map(str, sorted({record.metrics["n_train"] for record in records["record"]})))
+    return f"{some.settings['backbone_label']}; {texts} texts; {' against '.join(sides)}"
 
 
 CHECKS = {
