@@ -26,7 +26,6 @@ from glora_lib.runs.profile import PROFILES, Profile
 from glora_lib.runs.record import all_results
 from glora_lib.runs.together import groups
 from glora_lib.training import deadline
-from glora_lib.training.batch import TrainingError
 from glora_lib.training.device import DeviceError, device
 
 
@@ -135,12 +134,10 @@ def fill_for(args: argparse.Namespace) -> int:
     with deadline.until(end):
         for group in groups(missing):
             try:
-                fill(group, workers=args.workers or 1, scheduler=args.scheduler, say=tell)
+                fill(group, workers=args.workers or 1, scheduler=args.scheduler, keep_going=True, say=tell)
             except deadline.OutOfTime as error:
                 tell(error)
                 break
-            except TrainingError as error:  # the other runs go on
-                tell(f"FAILED {group[0].id} and what follows it in its group: {error}")
     left = [run for run in missing if not run.exists()]
     print(f"{len(missing) - len(left)} new records, {len(left)} runs are left")
     if args.packed:

@@ -19,12 +19,13 @@ from glora_lib.runs import pack
 from glora_lib.runs.profile import PROFILES
 from glora_lib.runs.provenance import line
 from glora_lib.runs.record import Record
+from glora_lib.training.device import DeviceError
 from glora_lib.training.device import device as find
 from glora_lib.training.threads import share
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run what the command line asks for; return 0."""
+    """Run what the command line asks for; return 0, or 2 for a device that is not here or a pack that cannot be used."""
     parser = argparse.ArgumentParser(prog="python -m glora_lib.benchmark", description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="cpu", choices=PROFILES)
     for name, text in (
@@ -40,12 +41,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", help="cuda, or cpu (the smaller model alone): only single steps there, of random weights")
     parser.add_argument("--packed", type=Path, metavar="FOLDER", help="a pack of this code, as glora_lib.runs.pack makes it")
     options = vars(parser.parse_args(argv))
-    if packed := options.pop("packed"):
-        pack.use(packed)
+    packed, wanted = options.pop("packed"), options.pop("device")
+    try:
+        if packed:
+            pack.use(packed)
+        place = find(wanted)
+    except (DeviceError, pack.PackError) as error:
+        print(f"benchmark: {error}", file=sys.stderr)
+        return 2
     torch.set_num_threads(options.pop("threads"))
     print(line())
-    if wanted := options.pop("device"):
-        place = find(wanted)
+    if wanted:
         models, runs = (device.MODELS, device.RUNS) if place.type == "cuda" else device.ON_A_PROCESSOR
         record = device.measure(
             place, models, batch=options["batch"], rounds=options["rounds"], runs=runs,

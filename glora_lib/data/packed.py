@@ -1,6 +1,7 @@
 """Built-in tasks as arrays at their native size, for machines without the packages that hold them."""
 
 import io
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +35,6 @@ def load(path: Path, size: int) -> Task:
         with np.load(path, allow_pickle=False) as arrays:
             name, group, stands_for, *classes = arrays["about"].tolist()
             splits = {split: (arrays[f"{split}_x"], arrays[f"{split}_y"]) for split in ("train", "val", "test")}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read as a packed task ({error}); pack it again") from error
     return from_arrays(name, group, stands_for, classes, splits, size)

@@ -6,6 +6,7 @@ import sys
 from glora_lib.backbones import PACKAGED, BackboneError
 from glora_lib.finetune.pipeline import EPOCHS, FUSABLE, finetune
 from glora_lib.training.batch import TrainingError
+from glora_lib.training.device import DeviceError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     args = vars(parser.parse_args(argv))
     try:
         print(finetune(args.pop("folder"), **args))
-    except (BackboneError, TrainingError, ValueError, OSError) as error:
+    except (BackboneError, DeviceError, TrainingError, ValueError, OSError) as error:
         print(f"finetune: {error}", file=sys.stderr)
         return 2
     return 0

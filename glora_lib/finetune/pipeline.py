@@ -30,6 +30,7 @@ from glora_lib.methods import METHODS, trainable_parameters
 from glora_lib.methods.adapter_file import save_adapter
 from glora_lib.runs.paths import OUT
 from glora_lib.runs.profile import PROFILES, Profile
+from glora_lib.runs.provenance import provenance
 from glora_lib.training.device import device
 from glora_lib.training.files import replacing
 from glora_lib.training.head import head_of
@@ -137,7 +138,9 @@ def finetune(
     written = {"model": str(out / "model.safetensors"), "onnx": onnx(alone, own, out / "model.onnx")}
     written |= {"adapter": str(adapter), "use it": str(out / "load_it.py")}
     seconds["all"] = time.perf_counter() - start
-    report = measure(alone, own, method=method, seed=seed, early=early, sizes=sizes, seconds=seconds, written=written)
+    origin = provenance(recipe.dtype, next(net.parameters()).device)
+    known = {"early": early, "sizes": sizes, "seconds": seconds, "provenance": origin, "written": written}
+    report = measure(alone, own, method=method, seed=seed, **known)
     report.save(out / "report.json")
     return report
 

@@ -37,6 +37,7 @@ class Report:
     sizes: dict[str, int]  # parameters trained, stored a task and of the model; bytes of the files
     seconds: dict[str, float]
     written: dict[str, str] = field(default_factory=dict)  # what -> path, or why it is not there
+    provenance: dict = field(default_factory=dict)  # of the run that wrote it, `runs.provenance`
 
     def __str__(self) -> str:
         low, high = self.interval

@@ -9,8 +9,8 @@ from types import MethodType
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from glora_lib.glora.fusable import HOOKS
 from glora_lib.training.joined import Joined
+from glora_lib.training.wrappers import hooked
 
 
 @contextmanager
@@ -46,9 +46,7 @@ def _reads_class_token(model: nn.Module) -> bool:
         return False
     token = model.global_pool == "token" and model.attn_pool is None and not model.grad_checkpointing
     block = model.blocks[-1] if len(model.blocks) else None
-    watched = any(
-        getattr(part, name) for name in HOOKS for top in (block, model.norm) if top is not None for part in top.modules()
-    )
+    watched = any(hooked(top) for top in (block, model.norm) if top is not None)
     return token and type(block) is Block and "forward" not in vars(block) and not watched
 
 

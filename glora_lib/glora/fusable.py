@@ -5,10 +5,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-HOOKS = (
-    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
-    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks"),
-)  # torch's names
+from glora_lib.training.wrappers import HOOKS
 
 
 class NotFusable(TypeError):

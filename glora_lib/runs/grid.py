@@ -2,8 +2,9 @@
 
 import math
 import shutil
+import time
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from joblib import Parallel, delayed, parallel_config
@@ -17,7 +18,7 @@ from glora_lib.runs.stages import STAGES, here
 from glora_lib.runs.together import groups, train_together
 from glora_lib.training import deadline
 from glora_lib.training.batch import TrainingError
-from glora_lib.training.device import device
+from glora_lib.training.device import device, forget_peak, free
 from glora_lib.training.device import peak_memory as gpu_memory
 from glora_lib.training.loop import accuracy
 from glora_lib.training.threads import share
@@ -79,20 +80,31 @@ def fill(
             if do is execute and (device().type == "cuda" or together):
                 try:
                     train_together(group)
-                except TrainingError:  # of one of them; alone, the others train
+                except TrainingError:  # of one of them; without it the others train
                     if not keep_going:
                         raise
+                    for run in group:
+                        with suppress(TrainingError):  # which its own stage will say
+                            train_together([run])
             for run in group:
                 deadline.check(f"{run.id} and what follows it have not begun")
-                _keep(_execute(run, None, do, keep_going), say)
+                _keep(_execute(run, do, keep_going), say)
+                free()
     elif wanted:
         threads = share(workers) if scheduler is None else None
+        seconds = deadline.left()
+        end, late = None if seconds is None else time.time() + seconds, None
         with _backend(scheduler):
-            records = Parallel(n_jobs=-1 if scheduler else workers, return_as="generator_unordered", batch_size=1)(
-                delayed(_execute)(run, threads, do, keep_going) for run in wanted
+            outcomes = Parallel(n_jobs=-1 if scheduler else workers, return_as="generator_unordered", batch_size=1)(
+                delayed(_elsewhere)(run, threads, end, do, keep_going) for run in wanted
             )
-            for record in records:
-                _keep(record, say)
+            for outcome in outcomes:
+                if isinstance(outcome, deadline.OutOfTime):
+                    late = late or outcome
+                else:
+                    _keep(outcome, say)
+        if late:
+            raise late
     return [run for run in runs if not run.exists()]
 
 
@@ -100,6 +112,7 @@ def execute(run: Run) -> Record:
     """Train, search, fuse and measure one run; return its record, not yet saved."""
     if run.method not in STAGES:
         raise ValueError(f"method {run.method!r} cannot be run here; valid: {', '.join(STAGES)}")
+    forget_peak(device())
     recipe, task = here(run.recipe), load_task(run.task, run.profile)
     model = backbones.load_backbone(
         recipe.backbone, classes=task.classes, image_size=recipe.image_size, weights=recipe.weights,
@@ -121,7 +134,8 @@ def execute(run: Run) -> Record:
     measured_on = next(plain.parameters()).device
     cost = outcome.pop("cost") | {"peak_memory_mb": peak_memory()}
     if measured_on.type == "cuda":
-        cost["gpu_memory_mb"] = gpu_memory(measured_on)
+        together = [epoch.get("gpu_memory_mb", 0.0) for epoch in (outcome.get("history") or {}).get("train", [])]
+        cost["gpu_memory_mb"] = max([gpu_memory(measured_on), *together])  # of the program, if it was trained in one
     return Record(
         run.experiment, run.task, run.label or run.method, run.profile.name, run.seed, settings, metrics,
         cost=cost, provenance=provenance(recipe.dtype, measured_on), **outcome,
@@ -142,10 +156,22 @@ def _backend(scheduler: str | None):
         yield
 
 
-def _execute(run: Run, threads: int | None, do: Callable[[Run], Record], keep_going: bool) -> Record | str:
-    """Return the run's record or, with `keep_going`, why its training failed."""
+def _elsewhere(
+    run: Run, threads: int | None, end: float | None, do: Callable[[Run], Record], keep_going: bool
+) -> Record | str | deadline.OutOfTime:
+    """Do what `_execute` does in another process, which is to stop at `end`, a time of `time.time`; OutOfTime is returned."""
     if threads is not None:
         torch.set_num_threads(threads)
+    with deadline.until(None if end is None else time.monotonic() + end - time.time()):
+        try:
+            deadline.check(f"{run.id} and what follows it have not begun")
+            return _execute(run, do, keep_going)
+        except deadline.OutOfTime as error:
+            return error
+
+
+def _execute(run: Run, do: Callable[[Run], Record], keep_going: bool) -> Record | str:
+    """Return the run's record or, with `keep_going`, why its training failed."""
     try:
         return do(run)
     except TrainingError as error:

@@ -62,7 +62,7 @@ def keep(run: Run) -> Path:
         raise FileNotFoundError(f"{run.id} left no checkpoint at {checkpoint}; compute the run again")
     options, method = recipe.options, run.method
     if method in SEARCHED:
-        options, method = {"rank": recipe.rank, "scale_broadcast": recipe.scale_broadcast}, "glora"
+        options, method = {"rank": recipe.rank, "scale_broadcast": recipe.scale_broadcast} | options, "glora"
     net = METHODS[method](plain_model(run, load_task(run.task, run.profile).classes), **options)
     trained = torch.load(checkpoint, map_location="cpu", weights_only=True)["parameters"]
     parameters = dict(net.named_parameters())

@@ -61,13 +61,13 @@ def pack(profile: Profile, out: Path, part_mb: int | float = 48) -> dict:
 
 
 def use(place: Path) -> dict:
-    """Unpack a pack beside its parts, if that was not done, and let this process and those that it starts use it.
+    """Unpack a pack beside its parts, unless that very pack was, and let this process and those that it starts use it.
 
     Returns the manifest. Raises PackError for parts that are missing or changed.
     """
     manifest = read(place)
     unpacked = place / f"unpacked-{manifest['commit'][:10]}"
-    if not (unpacked / MANIFEST).exists():
+    if not (unpacked / MANIFEST).exists() or read(unpacked) != manifest:
         _unpack(place, manifest, unpacked)
     os.environ["GLORA_PACKED"] = str((unpacked / MANIFEST).absolute())
     os.environ["GLORA_DATA_DIR"] = str((unpacked / "data").absolute())

@@ -26,7 +26,7 @@ PACKAGES = (
 
 @cache
 def commit() -> tuple[str, bool]:
-    """Return the commit of the running code and whether the code differs from it; ("unknown", True) outside git.
+    """Return the commit of the running code and whether the code differs from it; ("unknown", True) outside its repository.
 
     Asked once a process, when the first caller needs it. Notebooks and records may change: they are not the code of a run.
     """
@@ -35,13 +35,15 @@ def commit() -> tuple[str, bool]:
         return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", *CODE))
+        if Path(git("rev-parse", "--show-toplevel")).resolve() == ROOT:  # not another project that holds a copy
+            return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", *CODE))
     except (OSError, subprocess.CalledProcessError):
-        manifest = os.environ.get("GLORA_PACKED")  # of a pack that was taken to a machine without git
-        if not manifest:
-            return "unknown", True
-        packed = json.loads(Path(manifest).read_text())
-        return packed["commit"], packed["code"] != code_digest(ROOT)
+        pass
+    manifest = os.environ.get("GLORA_PACKED")  # of a pack that was taken to a machine without git
+    if not manifest:
+        return "unknown", True
+    packed = json.loads(Path(manifest).read_text())
+    return packed["commit"], packed["code"] != code_digest(ROOT)
 
 
 def code_digest(root: Path) -> str:

@@ -7,6 +7,7 @@ then each run's own.
 import hashlib
 import random
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ from glora_lib.runs.profile import Profile
 from glora_lib.runs.run import Run
 from glora_lib.runs.stages import SUPERNETS, adapted, here, training_state
 from glora_lib.training import checkpoint as checkpoints
-from glora_lib.training.device import device
+from glora_lib.training.device import device, forget_peak, free, peak_memory
 from glora_lib.training.loop import whole
 from glora_lib.training.many import train_many
 from glora_lib.training.stacked import Unsuited
@@ -57,28 +58,19 @@ def train_together(runs: list[Run]) -> None:
     Runs whose training is finished already are left out, and so are runs that cannot be one program, or for which memory does
     not do: their own stages train them. Raises OutOfTime when the deadline has passed; what was trained is kept.
     """
-    waiting = list({training_state(run): run for run in runs if run.method not in ALONE}.values())  # searches share a training
-    waiting = [run for run in waiting if not training_state(run).exists()]
+    alone = [run.method in ALONE or bool(run.recipe.one_cycle) for run in runs]
+    shared = {training_state(run): run for run, by_itself in zip(runs, alone, strict=True) if not by_itself}
+    waiting = list(shared.values())  # searches share a training
+    if not _checkpoint(waiting).exists():  # a program that has ended is gone only when all of its runs have been left
+        waiting = [run for state, run in shared.items() if not state.exists()]
     if len(waiting) < _least(runs[0]):
         return
-    made = [_make(run) for run in waiting]
-    try:
-        histories = _train(waiting, made)
-    except Unsuited:
-        return
-    except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
-        if len(waiting) == 1:
-            return
+    fits = _train(waiting)
+    free()
+    if not fits and len(waiting) > 1:
         half = len(waiting) // 2
         for part in (waiting[:half], waiting[half:]):
             train_together(part)
-        return
-    for run, (model, data, recipe), history in zip(waiting, made, histories, strict=True):
-        order = torch.Generator().manual_seed(run.seed)
-        finished = {"optimizer": None, "order": order, "draw": random.Random(run.seed), "history": history, "device": None}
-        sample = Space(model.layer_names, recipe.ranks, model.kinds).sample if run.method in SUPERNETS else None
-        checkpoints.save(training_state(run), **whole(model, data, recipe, run.seed, sample), **finished)
 
 
 def _least(run: Run) -> int:
@@ -86,19 +78,38 @@ def _least(run: Run) -> int:
     return 1 if run.method in SUPERNETS and device().type == "cuda" else 2
 
 
-def _train(runs: list[Run], made: list[tuple]) -> list[list[dict]]:
-    models, data, recipes = zip(*made, strict=True)
+def _train(runs: list[Run]) -> bool:
+    """Train the runs as one program, if they can be one; return whether memory does for it."""
+    forget_peak(device())
+    models, data, recipes = zip(*map(_make, runs), strict=True)
     choices = None
     if runs[0].method in SUPERNETS:
         space = Space(models[0].layer_names, recipes[0].ranks)
         choices = Masks(space, recipes[0].rank, next(models[0].parameters()).device)
-    places = hashlib.sha256(" ".join(str(training_state(run)) for run in runs).encode()).hexdigest()[:16]
-    checkpoint = CACHE / "runs" / f"together--{places}.pt"
-    histories = train_many(
-        models, data, recipes, seeds=[run.seed for run in runs], choices=choices, checkpoint=checkpoint
-    )  # fmt: skip
+    checkpoint = _checkpoint(runs)
+    try:
+        histories = train_many(
+            models, data, recipes, seeds=[run.seed for run in runs], choices=choices, checkpoint=checkpoint
+        )  # fmt: skip
+    except Unsuited:
+        return True
+    except torch.OutOfMemoryError:
+        return False
+    peak = peak_memory(device())
+    for run, model, split, recipe, history in zip(runs, models, data, recipes, histories, strict=True):
+        history[-1] |= {} if peak is None else {"gpu_memory_mb": peak}
+        order = torch.Generator().manual_seed(run.seed)
+        finished = {"optimizer": None, "order": order, "draw": random.Random(run.seed), "history": history, "device": None}
+        sample = Space(model.layer_names, recipe.ranks, model.kinds).sample if run.method in SUPERNETS else None
+        checkpoints.save(training_state(run), **whole(model, split, recipe, run.seed, sample), **finished)
     checkpoint.unlink(missing_ok=True)
-    return histories
+    return True
+
+
+def _checkpoint(runs: list[Run]) -> Path:
+    """Return where the program of these runs keeps its state."""
+    places = hashlib.sha256(" ".join(str(training_state(run)) for run in runs).encode()).hexdigest()[:16]
+    return CACHE / "runs" / f"together--{places}.pt"
 
 
 def _make(run: Run) -> tuple[nn.Module, Dataset, Profile]:

@@ -6,6 +6,7 @@ python -m glora_lib.runs.unpack out/gpu/records-20261127T120000Z.tar.xz
 import argparse
 import hashlib
 import json
+import lzma
 import subprocess
 import sys
 import tarfile
@@ -41,7 +42,7 @@ def _checked(archive: Path, scratch: Path) -> list[Record]:
         with tarfile.open(archive) as content:
             content.extractall(scratch, filter="data")
         listed = json.loads((scratch / MANIFEST).read_text())["records"]
-    except (OSError, tarfile.TarError, ValueError, KeyError) as error:
+    except (OSError, EOFError, lzma.LZMAError, tarfile.TarError, ValueError, KeyError) as error:
         raise PackError(f"{archive} is no archive of records ({error}); copy it again") from error
     there = {path.relative_to(scratch).as_posix() for path in scratch.rglob("*.json")} - {MANIFEST}
     if there != set(listed):

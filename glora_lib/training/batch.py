@@ -62,6 +62,8 @@ class Gradients:
             try:
                 return self._add(images, labels)
             except torch.OutOfMemoryError as error:
+                if images.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+                    raise  # nothing may be freed or tried again while a graph is captured
                 at_once = math.ceil(len(images) / self._parts(images))
                 for parameter, gradient in before.items():
                     parameter.grad = gradient

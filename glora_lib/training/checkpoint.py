@@ -117,10 +117,11 @@ def restore(
             for name, tensor in mine.items():
                 tensor.copy_(there[name])
     if state["optimizer"] is not None:
-        rates = [group["lr"] for group in optimizer.param_groups]
+        # the device's: a step that is a graph has its rate, which is set at every step, in a tensor
+        own = [{name: group[name] for name in ("lr", "capturable") if name in group} for group in optimizer.param_groups]
         optimizer.load_state_dict(state["optimizer"])
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate  # set at every step, and a tensor where the step is a graph
+        for group, kept in zip(optimizer.param_groups, own, strict=True):
+            group |= kept
     order.set_state(state["order"])
     torch.set_rng_state(state["torch"])
     place = next(iter(trained.values())).device

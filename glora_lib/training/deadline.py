@@ -22,10 +22,16 @@ def until(moment: float | None) -> Iterator[None]:
         _moment.reset(token)
 
 
+def left() -> float | None:
+    """Return how many seconds there are until the moment, negative once it is over; None without one."""
+    moment = _moment.get()
+    return None if moment is None else moment - time.monotonic()
+
+
 def passed() -> bool:
     """Return whether the moment is over."""
-    moment = _moment.get()
-    return moment is not None and time.monotonic() > moment
+    seconds = left()
+    return seconds is not None and seconds < 0
 
 
 def check(done: str) -> None:

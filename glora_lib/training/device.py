@@ -1,5 +1,6 @@
 """Where models compute: the processor or a GPU, as `DEVICE` says, and what a record says of it."""
 
+import gc
 import multiprocessing
 import os
 from contextlib import contextmanager
@@ -80,8 +81,21 @@ def generator_state(place: torch.device) -> torch.Tensor | None:
 
 
 def peak_memory(place: torch.device) -> float | None:
-    """Return the largest memory that tensors had on a GPU since the process began or `forget_peak`, in MB; None elsewhere."""
+    """Return the largest memory that tensors had on a GPU since `forget_peak`, in MB; None elsewhere."""
     return torch.cuda.max_memory_allocated(place) / 2**20 if place.type == "cuda" else None
+
+
+def forget_peak(place: torch.device) -> None:
+    """Let `peak_memory` count from here."""
+    if place.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(place)
+
+
+def free() -> None:
+    """Give back the memory of what is no longer in use; a graph and the program that it belongs to hold each other."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _worker() -> int:

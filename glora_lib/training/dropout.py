@@ -10,9 +10,7 @@ class Dropout(nn.Dropout):
     """torch's dropout with another way to draw on a processor, where drawing entry by entry takes as long as a product."""
 
     def mask(self, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return a mask of the shape and dtype of `like`: 0 with probability p, else 1 / (1 - p)."""
-        if like.device.type != "cpu":
-            return torch.empty_like(like).bernoulli_(1 - self.p, generator=generator).div_(1 - self.p)
+        """Return a mask of the shape and dtype of `like`, on the processor: 0 with probability p, else 1 / (1 - p)."""
         numbers = torch.empty(-(-like.numel() // 4), dtype=torch.int64)
         numbers.random_(-(2**63), None, generator=generator)
         short = numbers.view(torch.int16)[: like.numel()].view(like.shape)  # -32768 to 32767

@@ -17,7 +17,8 @@ VARIANTS = 64  # number formats, widths, with and without gradients: torch's own
 def fused(function: Callable) -> Callable:
     """Return the function, which is compiled where its first argument, a tensor, is on a GPU and no float64.
 
-    The first two axes of arguments with more than one may be of any length; whatever else differs is compiled anew.
+    The first two axes of arguments with more than one may be of any length, and so may any other once torch has seen a second
+    length there; number formats and missing arguments are compiled anew.
     """
 
     @cache

@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from glora_lib.training.fused import fused
 from glora_lib.training.noise import Noise, rate
+from glora_lib.training.wrappers import hooked
 
 FEW = 64  # tokens
 
@@ -21,7 +22,8 @@ FEW = 64  # tokens
 def join_blocks(model: nn.Module) -> "Joined | None":
     """Put `Joined` in place of the blocks of a ViT of timm, wherever it is in the model; return it, or None if there is none.
 
-    Blocks stay as they are where one is of another class, has a hook, or owns a norm that is trained for several runs.
+    Blocks stay as they are where one is of another class, they or a part has a hook, or one owns a norm that is trained for
+    several runs.
     """
     from timm.models.vision_transformer import VisionTransformer  # takes seconds, and whoever has a ViT has it already
 
@@ -133,10 +135,9 @@ def _usual(blocks: nn.Sequential) -> bool:
             and all(type(d) in drops and getattr(d, "scale_by_keep", True) for d in (block.drop_path1, block.drop_path2))
             and type(block.attn) is Attention
             and type(block.mlp) is Mlp
-            and not any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in block.modules())
         )
 
-    return len(blocks) > 0 and all(map(usual, blocks))
+    return len(blocks) > 0 and all(map(usual, blocks)) and not hooked(blocks)
 
 
 def _norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:

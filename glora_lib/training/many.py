@@ -83,8 +83,9 @@ def train_many(
         if last or late or program.device.type == "cpu" or time.monotonic() - saved > PAUSE:
             program.save(Path(checkpoint))
             saved = time.monotonic()
-        if not last:
-            deadline.check(f"{program.epoch} of {recipes[0].epochs} epochs of {len(models)} runs are kept in {checkpoint}")
+        if late and not last:
+            done = f"{program.epoch} of {recipes[0].epochs} epochs of {len(models)} runs are kept in {checkpoint}"
+            raise deadline.OutOfTime(f"time is up: {done}")
     program.stack.give_back(models)
     for model in models:
         model.eval()
@@ -129,7 +130,8 @@ class Program:
         self.belongs |= checkpoints.sampling(choices.sample if choices else None)
         self.histories: list[list[dict]] = [[] for _ in models]
         for split, valid in zip(data, self.stack.valid, strict=True):
-            check_labels(getattr(split, "labels", split[list(range(len(split)))][1]), int(valid.isfinite().sum()))
+            labels = split.labels if hasattr(split, "labels") else split[list(range(len(split)))][1]
+            check_labels(labels, int(valid.isfinite().sum()))
         self.step = Graphed(self._step, self.device)
 
     @property

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from glora_lib.training.batch import BatchNorm
 from glora_lib.training.checkpoint import options_of
 from glora_lib.training.joined import join_blocks
-from glora_lib.training.noise import Noise, replace_noise
+from glora_lib.training.noise import Noise, rate, replace_noise
 
 # a module's faster form: (its trained tensors by their names in it, each (runs, ...); x (runs, images, ...)) -> y
 Form = Callable[[dict[str, Tensor], Tensor], Tensor]
@@ -71,6 +71,8 @@ class Stack(nn.Module):
         if any(isinstance(module, BatchNorm) and module.training for module in template.modules()):
             raise Unsuited("the models normalise over their batches; train them one by one")
         if own_noise:
+            if any(rate(part) for name, part in template.named_modules() if name.endswith("attn_drop")):
+                raise Unsuited("dropout inside attention draws for all runs at once; train the models one by one")
             replace_noise(template)
         owners, self.noise = _owners(template, example)
         for name, parts in owners.items():

@@ -1,8 +1,18 @@
-"""Modules of torch's that only pass calls on, and the names that things have without them."""
+"""Modules of torch's that only pass calls on, the names that things have without them, and hooks, which watch calls."""
 
 from torch import nn
 
 INNER = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}  # the last: compile's
+
+HOOKS = (
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks"),
+)  # torch's names
+
+
+def hooked(model: nn.Module) -> bool:
+    """Return whether the model or any part of it has a hook."""
+    return any(getattr(part, name) for name in HOOKS for part in model.modules())
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

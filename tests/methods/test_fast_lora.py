@@ -75,3 +75,12 @@ def test_masks_come_from_the_generator_and_none_in_evaluation():
     assert not torch.equal(first, dropout.mask(x, torch.Generator().manual_seed(2)))
     assert torch.equal(dropout.eval()(x), x)
     assert not torch.equal(dropout.train()(x), x)
+
+
+def test_a_layer_of_short_weights_answers_without_gradients_too():
+    """Its factors stay long, in which small steps are not lost."""
+    layer = LoRALinear(torch.nn.Linear(6, 4).bfloat16(), rank=2).eval()
+    layer.down.data, layer.up.data = layer.down.data.float(), torch.randn(1, 4, 2)
+    x = torch.randn(5, 6).bfloat16()
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), layer.fuse()(x), rtol=0.05, atol=0.05)

@@ -1,6 +1,7 @@
 """The grid: what is missing is computed and recorded, what exists is kept, and what is asked for wrongly is refused."""
 
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from glora_lib.runs import run as run_module
 from glora_lib.runs.grid import Run, execute, fill
 from glora_lib.runs.profile import SMOKE
 from glora_lib.runs.record import Record, RecordError, results
+from glora_lib.training import deadline
 from glora_lib.training.batch import TrainingError
 
 PROFILE = replace(SMOKE, epochs=1, population=4, parents=2, mutations=2, crossovers=2, generations=1)
@@ -234,3 +236,12 @@ def test_a_run_whose_training_fails_ends_all_or_is_said_and_the_others_go_on(roo
     assert good.exists()
     assert other.exists()
     assert said[0].startswith(f"smoke/gratings--bad-{together}--smoke--s0 has no record: the loss is ")
+
+
+def test_a_deadline_reaches_other_processes_and_what_is_whole_is_kept(root):
+    late = [replace(run("linear"), label=f"late-{number}") for number in range(3)]
+    with deadline.until(0.0), pytest.raises(deadline.OutOfTime, match="--late-.--smoke--s0 and what follows it have not begun"):
+        fill(late, workers=2)
+    assert not any(one.exists() for one in late)
+    with deadline.until(time.monotonic() + 600):
+        assert fill(late, workers=2) == []

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -15,6 +16,7 @@ from PIL import Image
 
 from glora_lib.backbones import load_backbone, packaged
 from glora_lib.data import load_task, loaded, packed, tasks
+from glora_lib.data.task import DataError
 from glora_lib.runs import pack as pack_module
 from glora_lib.runs import provenance, record, unpack
 from glora_lib.runs.pack import PackError, collect, pack, use
@@ -89,6 +91,28 @@ def test_the_code_is_there_and_knows_its_commit(made, monkeypatch):
         "# changed\n" + (code / "glora_lib" / "runs" / "paths.py").read_text()
     )
     assert run() == [HEAD, "True"]
+
+
+def test_another_pack_of_the_same_commit_is_unpacked_over_the_first(made):
+    use(made)
+    pack(replace(PROFILE, tasks=("things",)), made, part_mb=20)
+    assert use(made)["tasks"] == ["things"]
+    (made / "pack.tar.gz.000").unlink()
+    assert use(made)["tasks"] == ["things"]  # it is unpacked already
+    task = packed.place("mnist_5k")
+    task.write_bytes(task.read_bytes()[:-100])
+    with pytest.raises(DataError, match="cannot be read as a packed task"):
+        packed.load(task, 28)
+
+
+def test_a_copy_of_the_code_in_another_project_is_of_no_known_commit(tmp_path):
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "theirs"]):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        subprocess.run(["git", *identity, *words], cwd=tmp_path, check=True)
+    shutil.copytree(ROOT / "glora_lib", tmp_path / "lib" / "glora_lib", ignore=shutil.ignore_patterns("__pycache__"))
+    program = "from glora_lib.runs import provenance; print(*provenance.commit())"
+    env = os.environ | {"PYTHONPATH": str(tmp_path / "lib"), "GLORA_PACKED": ""}
+    assert subprocess.check_output([sys.executable, "-c", program], cwd=tmp_path, text=True, env=env) == "unknown True\n"
 
 
 def test_code_that_is_not_committed_is_not_packed(folders, monkeypatch):
@@ -177,11 +201,11 @@ def test_a_record_that_is_here_with_other_settings_is_refused(archive):
         unpack.unpack(path)
 
 
-@pytest.mark.parametrize("how", ["edited", "added", "no archive"])
+@pytest.mark.parametrize("how", ["edited", "added", "no archive", "cut off"])
 def test_an_archive_that_was_altered_is_refused(archive, tmp_path, how):
     path, altered = archive({"seed": 0}), tmp_path / "altered.tar.xz"
-    if how == "no archive":
-        altered.write_bytes(b"no archive")
+    if how in ("no archive", "cut off"):
+        altered.write_bytes(b"no archive" if how == "no archive" else path.read_bytes()[: path.stat().st_size // 2])
     else:
         with tarfile.open(path) as content, tarfile.open(altered, "w:xz") as target:
             for member in content.getmembers():

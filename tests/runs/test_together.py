@@ -1,5 +1,6 @@
 """Runs of the grid that train together leave the records that they leave one by one."""
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,9 @@ from glora_lib.runs.profile import SMOKE
 from glora_lib.runs.record import Record
 from glora_lib.runs.stages import training_state
 from glora_lib.runs.together import groups, train_together
+from glora_lib.training import checkpoint as checkpoints
 from glora_lib.training import deadline
+from glora_lib.training.many import Program
 
 PROFILE = replace(SMOKE, epochs=2, population=6, parents=2, mutations=3, crossovers=3, generations=1)
 METHODS = ("glora", "lora", "repadapter", "fact_tk", "bitfit", "glora_fixed")
@@ -61,9 +64,34 @@ def test_records_are_those_of_the_runs_one_by_one(folder, monkeypatch, method):
 def test_what_trained_together_is_not_trained_again(folder, monkeypatch):
     train_together(runs("lora"))
     assert all(training_state(run).exists() for run in runs("lora"))
-    monkeypatch.setattr("glora_lib.training.loop.schedule", lambda *_: pytest.fail("trained again"))
+    for where in ("loop", "many"):
+        monkeypatch.setattr(f"glora_lib.training.{where}.schedule", lambda *_: pytest.fail("trained again"))
     assert fill(runs("lora")) == []
     train_together(runs("lora"))  # nothing is left to do
+
+
+def test_a_kill_while_the_finished_trainings_are_left_loses_none_of_them(folder, monkeypatch):
+    saved, save = [], checkpoints.save
+
+    def killed(path, **state):
+        saved.append(path)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+        save(path, **state)
+
+    monkeypatch.setattr(checkpoints, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_together(runs("lora"))
+    monkeypatch.setattr("glora_lib.training.many.schedule", lambda *_: pytest.fail("trained again"))
+    train_together(runs("lora"))
+    assert all(training_state(run).exists() for run in runs("lora"))
+    assert not list(together_module.CACHE.glob("runs/together--*"))
+
+
+def test_what_trains_by_steps_is_trained_alone(folder):
+    stepped = [replace(run, profile=replace(run.profile, one_cycle={"steps": 2})) for run in runs("lora")]
+    train_together(stepped)
+    assert not any(training_state(run).exists() for run in stepped)
 
 
 def test_searches_of_one_supernet_share_its_training(folder, monkeypatch):
@@ -108,15 +136,19 @@ def test_supernets_of_layers_without_masks_are_trained_alone(folder):
 
 
 def test_memory_that_does_not_do_halves_the_program(folder, monkeypatch):
-    sizes, train = [], together_module._train
+    """What did not fit is gone before its halves are tried."""
+    sizes, programs, train = [], [], together_module.train_many
 
-    def cramped(waiting, made):
-        sizes.append(len(waiting))
-        if len(waiting) > 2:
+    def cramped(models, *rest, **named):
+        program = Program(models, *rest, named["seeds"], named["choices"])
+        assert all(before() is None for before in programs)
+        programs.append(weakref.ref(program))
+        sizes.append(len(models))
+        if len(models) > 2:
             raise torch.OutOfMemoryError("too much")
-        return train(waiting, made)
+        return train(models, *rest, **named)
 
-    monkeypatch.setattr(together_module, "_train", cramped)
+    monkeypatch.setattr(together_module, "train_many", cramped)
     assert fill(runs("lora"), together=True) == []
     assert sizes == [3, 2]  # one is left, and is trained alone
 
@@ -125,14 +157,12 @@ def test_memory_that_does_not_do_halves_the_program(folder, monkeypatch):
 def test_on_a_gpu_one_supernet_is_a_program_and_where_memory_does_not_do_it_is_trained_alone(folder, monkeypatch, fits):
     sizes, train = [], together_module._train
 
-    def counted(waiting, made):
+    def counted(waiting):
         sizes.append(len(waiting))
-        if not fits:
-            raise torch.OutOfMemoryError("too much")
-        return train(waiting, made)
+        return train(waiting) if fits else False
 
     monkeypatch.setattr(together_module, "_train", counted)
-    monkeypatch.setattr(together_module, "device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(together_module, "_least", lambda run: 1 if run.method == "glora" else 2)
     (supernet, _, _), (lora, _, _) = runs("glora"), runs("lora")
     train_together([supernet])
     train_together([lora])

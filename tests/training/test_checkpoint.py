@@ -2,6 +2,7 @@
 
 import errno
 import os
+import random
 from collections import OrderedDict
 from types import SimpleNamespace
 
@@ -155,6 +156,21 @@ def test_a_gpu_s_checkpoint_is_read_on_a_processor(tmp_path, monkeypatch):
         torch.load(path, weights_only=True)
     train(found, data(), SMOKE, checkpoint=path)
     assert torch.equal(found.head.weight, expected.head.weight)
+
+
+def test_a_processor_s_checkpoint_leaves_the_optimizer_of_a_gpu_s_graph_as_it_is(tmp_path):
+    """Its rate is a tensor, and its steps are counted on the device."""
+    path, net = tmp_path / "train.pt", Net()
+    train(net, data(), SMOKE, checkpoint=path)
+    trained = {name: p for name, p in net.named_parameters() if p.requires_grad}
+    rate = torch.tensor(1e-3)
+    optimizer = torch.optim.AdamW(trained.values(), lr=rate, capturable=True)
+    state = torch.load(path, weights_only=True)
+    state["optimizer"]["param_groups"] = [state["optimizer"]["param_groups"][0] | {"params": list(range(len(trained)))}]
+    assert state["optimizer"]["param_groups"][0]["capturable"] is False
+    checkpoint.restore(path, state, trained, dict(net.named_buffers()), optimizer, torch.Generator(), random.Random())
+    assert optimizer.param_groups[0]["capturable"] is True
+    assert optimizer.param_groups[0]["lr"] is rate
 
 
 OTHERS = {"dict": {"a": torch.ones(2)}, "list": [1, 2], "tensor": torch.ones(3), "part": {"settings": {}}}

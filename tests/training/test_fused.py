@@ -41,7 +41,7 @@ def test_a_step_of_the_optimizer():
     found = []
     for function in (_move, _move.__wrapped__):
         adamw = FlatAdamW(torch.nn.Parameter(start.clone()), sizes, 1e-2, update_unsampled=False)
-        root, rate, kept = (torch.rand(2, 2, generator=generator.manual_seed(1)).to("cuda") + 0.5 for _ in range(3))
+        root, rate, kept = torch.rand(3, 2, 2, generator=torch.Generator().manual_seed(1)).to("cuda") + 0.5
         function(adamw.tensors.detach(), adamw.mean, adamw.square, gradient, sampled, root, rate, kept, adamw.place)
         adamw.step(gradient, rates.to("cuda"), sampled)
         found.append(adamw)

@@ -99,7 +99,12 @@ def test_a_norm_of_another_class_and_a_hook_are_left_alone():
     model = vit()
     model.blocks[1].norm2 = nn.Identity()
     assert join_blocks(model) is None
-    watched = vit()
-    watched.blocks[1].attn.register_forward_hook(lambda *_: None)
-    assert join_blocks(watched) is None
+    for watch in (
+        lambda model: model.blocks[1].attn.register_forward_hook(lambda *_: None),
+        lambda model: model.blocks[0].register_full_backward_pre_hook(lambda *_: None),
+        lambda model: model.blocks.register_forward_hook(lambda *_: None),
+    ):
+        watched = vit()
+        watch(watched)
+        assert join_blocks(watched) is None
     assert join_blocks(nn.Sequential(nn.Linear(2, 2))) is None

@@ -290,3 +290,11 @@ def test_modules_answer_in_the_number_format_that_they_have_alone(method):
     both = [name for name in alone if name in joint]
     assert [joint[name] for name in both] == [alone[name] for name in both]
     assert joint["blocks.0.mlp.fc1"] == torch.bfloat16
+
+
+def test_dropout_inside_attention_cannot_be_shared():
+    nets = models("bitfit", runs=2)
+    for net in nets:
+        net.blocks[0].attn.attn_drop.p = 0.1
+    with pytest.raises(Unsuited, match="dropout inside attention"):
+        together(nets, data(runs=2), recipes(2))
