@@ -22,12 +22,15 @@ INSTALLED := .venv/.installed
 # -qq: only errors; the lines of the set-up below say what goes on
 PIP       := PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install -qq --no-input
 
-.PHONY: reproduce figures test lab format clean site
+.PHONY: reproduce figures test lab format clean site help
 
 REPRODUCE = $(PY) reproduce.py --profile $(PROFILE) --compute $(COMPUTE) $(if $(strip $(ONLY)),--only $(ONLY))
 
 reproduce: $(INSTALLED)
 	$(REPRODUCE)
+
+help:
+	@sed -n 's/^# \{0,1\}//p;/^SHELL/q' Makefile
 
 figures: $(INSTALLED)
 	$(REPRODUCE) --rewrite-figures

@@ -8,7 +8,8 @@ model = gl.load_backbone(profile.backbone, classes=task.classes, image_size=prof
 net = gl.adapt(model, rank=profile.rank, scale_broadcast=profile.scale_broadcast)
 space = gl.Space(net.layer_names, ranks=profile.ranks)
 gl.train(net, task.train, profile, sample=space.sample, seed=0)
-found = gl.evolve(space, score=lambda config: gl.accuracy(net.use(config), task.val), seed=0)
+score = lambda config: gl.accuracy(net.use(config), task.val)
+found = gl.evolve(space, score=score, shapes=net.shapes, seed=0, **profile.evolution)
 plain = gl.fuse(net.use(found.best))
 print(gl.accuracy(plain, task.test))
 """

@@ -16,7 +16,7 @@ from glora_lib.runs.profile import PROFILES
 
 def main(argv: list[str] | None = None) -> int:
     """Do what the command line asks for; return 0, 1 for a stale README, or 2 for a filter that fits no claim."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m glora_lib.audit", description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="cpu", choices=PROFILES)
     parser.add_argument("--source", default="")
     parser.add_argument("--kind", default="")

@@ -82,11 +82,12 @@ def at_scale(table: pd.DataFrame) -> str:
 def summary(profile: str = "cpu") -> str:
     """Return the README's block without its markers: both tallies, findings, and what the runs of each profile say."""
     table = verdicts(profile)
+    averages, own = (table["kind"] == "average").sum(), len(part(table, "ours"))
     lines = [
-        f"{len(claims())} facts, each once with all the places that state it, and every printed average. A verdict on an exact "
-        f"check and one on runs at another scale are different things and are never added up. The tallies are those of the "
-        f"{profile} profile; `python -m glora_lib.audit` prints every row, [notebook 99](notebooks/99_verdict.ipynb) has the "
-        "quotes and the evidence.",
+        f"{len(table) - averages - own} facts, each once with all the places that state it, all {averages} printed averages, "
+        f"and {own} questions of our own, which are in no tally. A verdict on an exact check and one on runs at another scale "
+        f"are different things and are never added up. The tallies are those of the {profile} profile; `python -m "
+        "glora_lib.audit` prints every row, [notebook 99](notebooks/99_verdict.ipynb) has the quotes and the evidence.",
         "",
         tallies(table),
         "",

@@ -15,7 +15,9 @@ class BackboneError(RuntimeError):
 def find(weights: str) -> Path:
     """Return the file `weights` in the GLORA_DATA_DIR folder, or anywhere else; a BackboneError names both places."""
     if not weights:
-        raise BackboneError('no weights were named; give a file, or "random" for none: no download hub is asked')
+        raise BackboneError(
+            'no weights were named; give a file (weights=, --weights), "hub" for what timm downloads, or "random" for none'
+        )
     for path in (external_data() / weights, Path(weights)):
         if path.is_file():
             return path

@@ -1,5 +1,7 @@
 """Backbones by name: what packages ship, any timm architecture, and files of weights such as a local ViT-B_16.npz."""
 
+import difflib
+
 import torch
 from torch import nn
 
@@ -26,13 +28,21 @@ def load_backbone(
         name: `PACKAGED`, `EFFICIENTNET`, or a timm architecture of any kind.
         weights: "" for the weights that the package ships, "random" for none, or the name of a file of weights (.pth,
             .safetensors, .npz) in the GLORA_DATA_DIR folder (`ViT-B_16.npz`) or anywhere else; "hub" asks timm for its own,
-            which it downloads. Only then is a download hub asked. A file's head is taken if it has as many outputs.
+            which it downloads. Only then is a download hub asked. A file's head is taken if it has as many outputs. `PACKAGED`
+            and `EFFICIENTNET` have "" alone.
         drop_path: stochastic depth while training.
         seed: fixes the head and whatever else is random.
 
     Raises BackboneError for a file or package that is missing, does not fit, or whose checksum is wrong, and for images that
     the architecture cannot take; ValueError for an unknown name and for a size of which patches leave out a part.
     """
+    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
+        raise ValueError(f"classes must be an integer of at least 1, not {classes!r}")
+    if name in (PACKAGED, EFFICIENTNET) and weights:
+        raise ValueError(
+            f"{name!r} has the weights of its package and takes no others; got weights={weights!r}: leave them out, or name a "
+            "timm architecture"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if name == PACKAGED:
@@ -42,7 +52,7 @@ def load_backbone(
         import timm  # slow to import, and the rest of the library does without
 
         if not timm.is_model(name):
-            similar = timm.list_models(f"*{name.split('.')[0][:8]}*")[:5]
+            similar = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=5)
             raise ValueError(
                 f"unknown backbone {name!r}; valid: {PACKAGED!r}, {EFFICIENTNET!r} and every timm model, such as {similar}"
             )

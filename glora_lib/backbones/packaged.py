@@ -27,7 +27,9 @@ def create(classes: int, image_size: int, drop_path: float) -> nn.Module:
     import timm
 
     if image_size % 14:
-        raise ValueError(f"{PACKAGED} has patches of 14 pixels; {image_size} is no multiple of 14, {image_size // 14 * 14} is")
+        raise ValueError(
+            f"{PACKAGED} has patches of 14 pixels; {image_size} is no multiple of 14, {max(14, image_size // 14 * 14)} is"
+        )
     checksum()
     state = converted()
     state["pos_embed"] = _resample(state["pos_embed"], image_size // 14)

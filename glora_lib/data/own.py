@@ -54,8 +54,10 @@ def load_own(place: str | Path, size: int, seed: int = 0) -> Own:
         return Own(load_folder(place, size), files)
     listed = _listed(place)
     names = sorted({name for _, name, _ in listed})
+    loose = sum(path.suffix.lower() in PICTURES for path in place.iterdir()) if place.is_dir() else 0
     if len(names) < 2:
-        found = f"one class only, {names[0]!r}" if names else "no pictures"
+        nothing = f"{loose} pictures, but none in a folder of its class" if loose else "no pictures"
+        found = f"one class only, {names[0]!r}" if names else nothing
         raise DataError(f"{place} has {found}; a model needs two classes to tell apart: give each a folder of its own")
     rows, notes = readable(listed, names)
     lists = split(rows, {path: part for path, _, part in listed}, seed)
@@ -64,8 +66,10 @@ def load_own(place: str | Path, size: int, seed: int = 0) -> Own:
         raise DataError(f"{place} has no picture to train on for {', '.join(thin[:5])}; add some, or remove the class")
     for part in ("val", "test"):
         if not lists[part]:
+            most = ", ".join(f"{name} {sum(row[1] == label for row in rows)}" for label, name in enumerate(names[:10]))
             raise DataError(
-                f"{place} has too few pictures for a split of its own for {part}: some class needs three different ones"
+                f"{place} has too few pictures for a split of its own for {part}: a class needs three different ones, here are "
+                f"{most}"
             )
     name = place.stem if place.is_file() else place.absolute().name
     task = from_rows(name, "own", "", tuple(names), lists, size)
@@ -73,6 +77,12 @@ def load_own(place: str | Path, size: int, seed: int = 0) -> Own:
     if max(counts.values()) >= 5 * min(counts.values()):
         few, many = (names[pick(counts, key=counts.get)] for pick in (min, max))
         notes.append(f"classes are uneven: {many!r} has {max(counts.values())} pictures, {few!r} {min(counts.values())}")
+    if place.is_dir():
+        folders = {path.name for path in place.iterdir() if path.is_dir() and not path.name.startswith(".")}
+        if empty := sorted(folders - set(names) - {name for name in folders if SPLITS.get(name.lower())}):
+            notes.append(f"without pictures, and so no class: {', '.join(empty[:5])}")
+        if loose and folders & set(names):
+            notes.append(f"{loose} picture{'s lie' if loose > 1 else ' lies'} beside the class folders and are left out")
     flat = sum(_flat(part.raw) for part in (task.train, task.val, task.test))
     if flat:
         notes.append(f"{flat} picture{'s are' if flat > 1 else ' is'} of one colour all over")
@@ -162,7 +172,7 @@ def readable(listed: Listed, names: Sequence[str]) -> tuple[list[Row], list[str]
             decode(path)
         except DataError as error:
             broken.append(
-                f"{path.name} ({' '.join(str(error.__cause__ or error).split()).replace(str(path), path.name)[:100]})"
+                f"{path.name} ({' '.join(str(error.__cause__ or error).split()).replace(str(path), path.name)[:200]})"
             )
             continue
         rows.append((path, names.index(name), str(path)))

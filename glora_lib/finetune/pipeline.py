@@ -77,6 +77,7 @@ def finetune(
     Raises DataError, BackboneError, TrainingError, and FinetuneError for a method that leaves no plain model and for an output
     folder of another run.
     """
+    device()  # one that is asked for and missing is an error before anything is read
     if method not in FUSABLE:
         raise FinetuneError(f"{method!r} leaves no plain model: it cannot be fused, or is none; valid: {', '.join(FUSABLE)}")
     if backbone == EFFICIENTNET:
@@ -208,5 +209,6 @@ def _search(
         space, score=counted, seed=seed, shapes=net.shapes, checkpoint=out / "state" / "search.json", stop_early=True,
         belongs=score.belongs, **recipe.evolution,
     )  # fmt: skip
-    say(f"search: the best subnet of {len(found.ranking)} has {found.score:.1%} on val, {found.ties} are level with it")
+    level = f"{found.ties - 1} others are level with it"
+    say(f"search: the best subnet of {len(found.ranking)} has {found.score:.1%} on val, {level}")
     return found.best, time.perf_counter() - start

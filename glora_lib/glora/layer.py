@@ -2,8 +2,8 @@
 
     W = W0 + W0 * A + B        b = b0 + b0 * D + E + W0 @ C        y = x W^T + b
 
-with W0 (d2, d1) and b0 (d2). This is what the authors' code computes, and the only reading of Eq. 10 whose dimensions fit:
-"W0 A" is elementwise, with A (d2, d1); C is (d1, 1) and stands behind W0; D scales b0 elementwise.
+with W0 (d2, d1) and b0 (d2). This is what the authors' code computes; as printed, Eq. 10 has no dimensions that fit: "W0 A" is
+elementwise, with A (d2, d1); C is (d1, 1) and stands behind W0; D scales b0 elementwise.
 
 The tensors are entangled: a scalar, a vector and LoRA of every rank share one storage. A and B are stored as Xd (d2, R) and
 Xu (R, d1), C as Cd (d1, R) and Cu (R, 1); LoRA of rank r is Xd[:, :r] @ Xu[:r], the vector is Xd[:, :1], the scalar Xd[0, 0].

@@ -155,7 +155,12 @@ def evolve(
                 value = score(config, floor)
             exact, value = value is not None, floor if value is None else float(value)
             if not math.isfinite(value):
-                raise ValueError(f"the score of a configuration is {value}; the search so far is in {checkpoint}: {config}")
+                kept = (
+                    f"the search so far is in {checkpoint}"
+                    if checkpoint is not None
+                    else "without a checkpoint nothing is kept"
+                )
+                raise ValueError(f"the score of configuration {key} is {value}; {kept}; `space.decode` reads the configuration")
             seen[key] = Evaluated(config, value, parameters, generation, len(seen), exact)
         if checkpoint is not None:
             _save(Path(checkpoint), settings, seen, generation, rng)

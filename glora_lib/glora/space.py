@@ -100,6 +100,8 @@ class Space:
         if isinstance(layer_names, str):
             raise ValueError(f"layer_names must be several names, as in ({layer_names!r},); got {layer_names!r}")
         self.layer_names = tuple(layer_names)
+        if isinstance(ranks, int):
+            raise ValueError(f"ranks must be several, as in ({ranks},); got {ranks}")
         self.ranks = tuple(ranks)
         self.kinds = {name: (kinds or {}).get(name, "linear") for name in self.layer_names}
         if not self.layer_names or len(set(self.layer_names)) < len(self.layer_names):

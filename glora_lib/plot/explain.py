@@ -56,9 +56,9 @@ def contact_sheet(tasks: Sequence, columns: int = 10) -> Figure:
 
 
 def embeddings(pictures: Mapping[tuple[str, str], np.ndarray], labels: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Return pictures of points in two dimensions, keyed by (row, column): the first row large, with the classes' names.
+    """Return pictures of points in two dimensions, keyed by (row, column): the first row large.
 
-    A class has a colour of its own, and a digit that stays readable in grey.
+    A class has a colour of its own, and a digit that stays readable in grey; a legend names them.
     """
     rows, columns = (list(dict.fromkeys(key[place] for key in pictures)) for place in (0, 1))
     heights = [4.2] + [2.2] * (len(rows) - 1)
@@ -71,11 +71,12 @@ def embeddings(pictures: Mapping[tuple[str, str], np.ndarray], labels: np.ndarra
         for number, color in enumerate(colors):
             own = points[labels == number]
             panel.scatter(own[:, 0], own[:, 1], s=20 if first else 9, color=color, marker=f"${number}$", linewidths=0.2)
-            if first and len(own):
-                box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8}
-                middle = np.median(own, axis=0)
-                panel.annotate(f"{number} {classes[number]}"[:18], middle, fontsize=7, ha="center", va="center", bbox=box)
         panel.set(xticks=[], yticks=[], title=column if first else "", ylabel=row if column == columns[0] else "")
+    marks = [
+        plt.Line2D([], [], color=color, marker=f"${number}$", linestyle="", label=classes[number])
+        for number, color in enumerate(colors)
+    ]
+    figure.legend(handles=marks, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return finish(figure)
 
 

@@ -27,10 +27,10 @@ def lines(
 def panels(
     curves: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], *, x: str, y: str, columns: int = 3, from_zero: bool = False
 ) -> Figure:
-    """Return a panel per name of `curves`, x doubling, with one legend for all.
+    """Return a panel per name of `curves` with one legend for all; x doubles, or with `from_zero` both axes start at zero.
 
     A line is (x values, y values), or (x values, y values, standard deviations), which are drawn as whiskers; then the lines
-    stand a little apart.
+    stand a little apart. Without `x` a panel's name is what its x axis shows.
     """
     columns = min(columns, len(curves))
     rows = -(-len(curves) // columns)
@@ -42,10 +42,13 @@ def panels(
             apart = 2 ** (0.07 * (number - (len(panel) - 1) / 2)) if spread else 1
             whiskers = {"yerr": np.nan_to_num(spread[0]), "elinewidth": 0.7, "capsize": 1.5} if spread else {}
             axes.errorbar(np.multiply(xs, apart), ys, label=name, **whiskers, **style)
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(xs, xs)
-        axes.set_title(title, fontsize=9)
-        axes.set(xlabel=x, ylabel=y, **({"ylim": (0, None)} if from_zero else {}))
+        if from_zero:
+            axes.set(xlim=(0, 1.05 * max(xs)), ylim=(0, 1.1 * axes.dataLim.y1))
+        else:
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(xs, xs)
+        axes.set_title(title if x else "", fontsize=9)
+        axes.set(xlabel=x or title, ylabel=y)
     for axes in grid.flat[len(curves) :]:
         axes.axis("off")
     handles, names = grid.flat[0].get_legend_handles_labels()
@@ -167,10 +170,14 @@ def differences(
             beyond, single = abs(row.difference) > limit, row.n == 1
             marker = (">" if row.difference > 0 else "<") if beyond else "o"
             style = {"markersize": 5, "markerfacecolor": "none" if single else "0.65", "markeredgecolor": "0.5"}
+            style |= {"zorder": 3 if single else 2}
             axes.plot(np.clip(row.difference, -limit, limit), place + 0.14, marker, clip_on=False, **style)
         mean = means[means[by] == name].iloc[0]
         low, middle, high = (np.clip(mean[part], -limit, limit) for part in ("low", "difference", "high"))
         axes.plot([low, high], [place - 0.2] * 2, color=GREYSAFE[0], linewidth=2)
+        for end, marker in ((low, "<"), (high, ">")):
+            if abs(end) == limit:
+                axes.plot(end, place - 0.2, marker, color=GREYSAFE[0], markersize=5, clip_on=False)
         axes.plot(middle, place - 0.2, "|", color=GREYSAFE[0], markersize=9, markeredgewidth=2)
     axes.set(yticks=np.arange(len(rows))[::-1], yticklabels=rows, xlabel=x, xlim=(-limit, limit), ylim=(-0.6, len(rows) - 0.4))
     marks = [plt.Line2D([], [], **style) for style in (

@@ -60,11 +60,14 @@ def groups(panels: Mapping[str, np.ndarray], weights: int) -> Figure:
     return finish(figure, spines=False)
 
 
-def fronts(tables: Mapping[str, pd.DataFrame], frontier: Mapping[str, pd.DataFrame], *, y: str, columns: int = 1) -> Figure:
+def fronts(
+    tables: Mapping[str, pd.DataFrame], frontier: Mapping[str, pd.DataFrame], *, y: str = "", columns: int = 1,
+    x: str = "trained parameters, head excluded",
+) -> Figure:  # fmt: skip
     """Return a panel per name: every point of `measures.efficiency.points`, whiskers of one sd, the front a line.
 
     Parameters are on a logarithmic axis; settings with fewer seeds than others are pale, without whiskers. A table needs the
-    columns family, parameters, mean, sd and n.
+    columns family, parameters, mean, sd and n. Without `y` a panel's name is what its y axis shows.
     """
     columns = min(columns, len(tables))
     rows = -(-len(tables) // columns)
@@ -82,12 +85,13 @@ def fronts(tables: Mapping[str, pd.DataFrame], frontier: Mapping[str, pd.DataFra
             axes.plot([], [], label=family, **shared)
             axes.errorbar(full["parameters"], full["mean"], yerr=full["sd"].fillna(0), elinewidth=0.8, capsize=2, **shared)
         pale = "/".join(map(str, sorted(set(table["n"]) - {most})))
-        axes.set(xscale="log", xlabel="trained parameters, head excluded", ylabel=y)
+        axes.set(xscale="log", xlabel=x, ylabel=y or title)
         few = table["parameters"].max() < 100 * max(1, table["parameters"].min())  # so few decades that tens alone say little
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_title(f"{title}, n = {most} seeds{f', pale: {pale}' if pale else ''}", fontsize=9)
+        seeds = f"n = {most} seeds, whiskers: sd{f'; pale: {pale}' if pale else ''}"
+        axes.set_title(f"{title}, {seeds}" if y else seeds, fontsize=9)
     for axes in grid.flat[len(tables) :]:
         axes.axis("off")
     legends = [axes.get_legend_handles_labels() for axes in grid.flat]
@@ -96,13 +100,15 @@ def fronts(tables: Mapping[str, pd.DataFrame], frontier: Mapping[str, pd.DataFra
     return finish(figure)
 
 
-def strips(rows: Mapping[str, np.ndarray]) -> Figure:
-    """Return pictures side by side, (height, width, 3) uint8, a row a name."""
+def strips(rows: Mapping[str, np.ndarray], names: Sequence[str] = ()) -> Figure:
+    """Return pictures side by side, (height, width, 3) uint8, a row a name; `names` stand above equal parts of the first."""
     figure, grid = plt.subplots(len(rows), 1, figsize=(5.2, 0.56 * len(rows)), squeeze=False)
     for axes, (name, strip) in zip(grid[:, 0], rows.items(), strict=True):
         axes.imshow(strip, interpolation="nearest")
         axes.set(xticks=[], yticks=[])
         axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=7)
+    for place, name in enumerate(names):
+        grid[0, 0].text((place + 0.5) / len(names), 1.08, name, transform=grid[0, 0].transAxes, ha="center", fontsize=7)
     figure.subplots_adjust(hspace=0.05)
     return finish(figure, spines=False)
 

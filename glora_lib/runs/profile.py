@@ -375,4 +375,12 @@ SMOKE = replace(
     },
 )
 
-PROFILES = {profile.name: profile for profile in (SMOKE, CPU, GPU, PAPER)}
+
+class _Named(dict):
+    """Profiles by name; an unknown one is a KeyError that lists them."""
+
+    def __missing__(self, name: str):
+        raise KeyError(f"no profile {name!r}; valid: {', '.join(self)}")
+
+
+PROFILES = _Named({profile.name: profile for profile in (SMOKE, CPU, GPU, PAPER)})

@@ -62,6 +62,8 @@ class SuperLoRA:
             raise ValueError(f"a ratio of {self.ratio} leaves no weight its own shape; set shape='fold'")
         if self.projection != "identity" and self.seed is None:
             raise ValueError(f"the projection {self.projection!r} has no seed, without which it is lost; give seed=0")
+        if isinstance(self.groups, str) and self.groups not in ("weight", "layer"):
+            raise ValueError(f"groups {self.groups!r} is not known; valid: weight, layer, or how many")
         if self.core not in ("identity", "free", "matrices"):
             raise ValueError(f"core {self.core!r} is not known; valid: identity, free, matrices")
         if isinstance(self.shape, list):

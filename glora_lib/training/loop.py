@@ -8,6 +8,7 @@ first_learning_rate, final_learning_rate, update_unsampled, dtype). Model and da
 import math
 import random
 import time
+import warnings
 from collections.abc import Callable, Container
 from pathlib import Path
 
@@ -55,9 +56,12 @@ def train(
     other, and for a checkpoint of other settings, data, frozen weights or configurations; OutOfTime after an epoch that was
     kept when the deadline has passed (`deadline.until`).
     """
+    if isinstance(recipe, str):
+        raise TrainingError(f"the recipe is the name {recipe!r}; give the profile that is called so")
     device = next(model.parameters()).device
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    optimizer = adamw(trained, recipe, head_parameters(model))
+    heads = head_parameters(model)
+    optimizer = adamw(trained, recipe, heads)
     torch.manual_seed(seed)
     order, draw = torch.Generator().manual_seed(seed), random.Random(seed)
     history: list[dict] = []
@@ -83,6 +87,8 @@ def train(
             if sample is not None:
                 model.use(sample(draw))
             losses.append(step(images.to(device), labels.to(device)).clone())
+            if sample is None and epoch == number == 0:
+                _warn_of_idle([parameter for name, parameter in trained.items() if name not in heads])
             images_seen.append(len(labels))
             if device.type == "cpu":  # on a GPU, asking for a number would wait for all that was asked for before
                 _check(losses[-1].item(), epoch, number, optimizer, checkpoint)
@@ -134,6 +140,16 @@ def train_step(model: nn.Module, recipe, optimizer=None, fixed: bool = True) -> 
         return loss
 
     return Graphed(step, device) if fixed else step
+
+
+def _warn_of_idle(parameters: list[nn.Parameter]) -> None:
+    """Warn if none of the parameters, which are not the head's, got a gradient."""
+    if parameters and all(parameter.grad is None for parameter in parameters):
+        warnings.warn(
+            "the head alone is trained: the model uses none of its other trained tensors; a supernet needs `sample`, or a "
+            "configuration before (`use`)",
+            stacklevel=3,
+        )
 
 
 def _set_rates(optimizer: torch.optim.Optimizer, factor: float, recipe) -> None:

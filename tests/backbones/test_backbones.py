@@ -127,6 +127,18 @@ def test_an_unknown_name_offers_the_known():
         load_backbone("vit_smal_patch14", classes=3)
 
 
+@pytest.mark.parametrize("weights", ["random", "mine.pth"])
+def test_a_packaged_backbone_takes_no_other_weights(weights):
+    with pytest.raises(ValueError, match=f"has the weights of its package and takes no others; got weights='{weights}'"):
+        load_backbone(classes=3, weights=weights)
+
+
+@pytest.mark.parametrize("classes", [0, -1, True])
+def test_a_head_needs_a_class(classes):
+    with pytest.raises(ValueError, match="classes must be an integer of at least 1"):
+        load_backbone("test_vit", classes=classes, weights="random")
+
+
 def test_weights_that_are_not_there_are_an_error_and_never_downloaded(tmp_path, monkeypatch):
     monkeypatch.setenv("GLORA_DATA_DIR", str(tmp_path))
     with pytest.raises(BackboneError, match="no weights were named"):

@@ -147,7 +147,7 @@ def csv(text: str):
     [
         (one_class, "has one class only, 'cat'; a model needs two classes"),
         (nothing, "has no pictures; a model needs two classes"),
-        (two_each, "has too few pictures for a split of its own for val: some class needs three different ones"),
+        (two_each, "has too few pictures for a split of its own for val: a class needs three different ones, here are cat 2"),
         (lambda root: root.rename(root.parent / "else"), "there is no .*animals; give a folder of class folders"),
         (csv("name,kind\n"), r"labels.csv, line 1: its columns are name, kind; expected one of path, file"),
         (csv("path,label\na.png,cat\nb.png,\n"), r"labels.csv, line 3: a path or a label is missing"),
@@ -160,6 +160,18 @@ def csv(text: str):
 def test_what_cannot_be_used_says_why(pictures, spoil, message):
     spoil(pictures)
     with pytest.raises(DataError, match=message):
+        load_own(pictures, 4)
+
+
+def test_pictures_without_a_class_and_classes_without_pictures_are_said(pictures):
+    (pictures / "empty").mkdir()
+    for number in range(2):
+        Image.new("RGB", (4, 4)).save(pictures / f"loose{number}.png")
+    notes = " ".join(load_own(pictures, 4).task.notes)
+    assert "without pictures, and so no class: empty" in notes
+    assert "2 pictures lie beside the class folders and are left out" in notes
+    nothing(pictures)
+    with pytest.raises(DataError, match="has 2 pictures, but none in a folder of its class"):
         load_own(pictures, 4)
 
 

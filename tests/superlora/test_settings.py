@@ -129,6 +129,7 @@ def test_presets_are_the_rows_of_table_1():
         (lambda: SuperLoRA.dense(projection="fastfood"), "the projection 'fastfood' has no seed, without which it is lost"),
         (lambda: SuperLoRA.dense(projection="hash", seed=0), "projection 'hash' is not known; valid: identity, shuffle, fast"),
         (lambda: SuperLoRA.lora(ratio=0.5, projection="fastfood", seed=0), "leaves no weight its own shape; set shape='fold'"),
+        (lambda: SuperLoRA.lora(groups="weights"), "groups 'weights' is not known; valid: weight, layer, or how many"),
         (lambda: SuperLoRA.lora(shape="cube"), "shape 'cube' is not known; valid: stack, fold, or the sides of a group"),
         (lambda: SuperLoRA.lorta(core="diagonal"), "core 'diagonal' is not known; valid: identity, free, matrices"),
         (lambda: SuperLoRA(order=0), "order must be at least 1, not 0"),

@@ -2,6 +2,7 @@
 
 import math
 import random
+import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -387,3 +388,17 @@ def test_a_model_that_normalises_over_batches_gets_them_whole():
         model.train(model.training)
         Gradients(model, part_size=24)(*toy_data(8)[:])
     assert seen == [8, 4, 4]
+
+
+def test_a_supernet_without_a_configuration_trains_its_head_alone_and_says_so():
+    net = supernet()
+    with pytest.warns(UserWarning, match="the head alone is trained"):
+        train(net, toy_data(), RECIPE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(net, toy_data(), RECIPE, sample=Space(net.layer_names, (4,)).sample)
+
+
+def test_a_recipe_s_name_is_no_recipe():
+    with pytest.raises(TrainingError, match="the recipe is the name 'smoke'"):
+        train(Toy(), toy_data(), "smoke")
