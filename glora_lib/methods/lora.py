@@ -43,7 +43,10 @@ def lora(model: nn.Module, rank: int = 8, placement: str = "all", scale: float =
     refuse_adapted(model)
     found = linears(model) if placement == "all" else layers(model, ("attn.qkv",))
     if not found:
-        raise ValueError(f"no linear layer to adapt inside this {type(model).__name__} but the head's")
+        raise ValueError(
+            f"no linear layer to adapt inside this {type(model).__name__} but the head's; "
+            "placement='conv' takes its convolutions, and so does GLoRA"
+        )
     check_rank(rank, found)
     if placement == "qv" and (odd := [name for name, layer in found.items() if layer.out_features % 3]):
         raise ValueError(

@@ -198,9 +198,7 @@ def test_rank_of_a_form(form, rank):
     assert lora_rank(form) == rank
 
 
-@pytest.mark.parametrize(
-    ("names", "ranks"), [((), (8,)), (("a", "a"), (8,)), (("a",), ()), (("a",), (8, 8)), (("a",), (8, 0)), (("a",), 8)]
-)
+@pytest.mark.parametrize(("names", "ranks"), [((), (8,)), (("a", "a"), (8,)), (("a",), ()), (("a",), (8, 8)), (("a",), (8, 0))])
 def test_a_space_without_sense_is_refused(names, ranks):
     with pytest.raises(ValueError, match=r"layer|rank"):
         Space(names, ranks)
