@@ -39,8 +39,10 @@ class PackError(ValueError):
 def pack(profile: Profile, out: Path, part_mb: int | float = 48) -> dict:
     """Write everything that the profile's runs need to `out`; return the manifest: commit, profile, tasks, parts and checksums.
 
-    Tasks whose data are not here are left out. Raises PackError for code that is in no commit.
+    Tasks whose data are not here are left out. Raises PackError for code that is in no commit, and for parts of no size.
     """
+    if part_mb * 2**20 < 1:
+        raise PackError(f"parts of {part_mb} MB hold nothing; give more than 0 (--part-mb)")
     revision, dirty = commit()
     if dirty:
         raise PackError("the code differs from its commit, so that no record of it could be used; commit it first")

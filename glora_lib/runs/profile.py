@@ -202,7 +202,7 @@ CPU = replace(
     # what has records; the rest is ready and was not run: data/README.md
     other_seeds=dict.fromkeys((*BASELINES, "noah", "glora_oracle", "sensitivity", "glora_sizes"), (0,))
     | dict.fromkeys(("lora", "bitfit", "repadapter", "fact_tk"), (0, 1, 2))
-    | {"glora_fixed": (0, 1)},
+    | {"glora_fixed": (0, 1), "mnist_m lora_long": (0,), "dsprites_loc lora_long": (0,)},
     rates=dict.fromkeys(("vpt_shallow", "vpt_deep"), (3e-3, 1e-2)),  # what ends below the linear probe at its own rate
     ranks=(4, 2),
     other_ranks=((8, 4), (2,)),

@@ -115,6 +115,12 @@ def test_a_copy_of_the_code_in_another_project_is_of_no_known_commit(tmp_path):
     assert subprocess.check_output([sys.executable, "-c", program], cwd=tmp_path, text=True, env=env) == "unknown True\n"
 
 
+@pytest.mark.parametrize("size", [0, -1])
+def test_parts_need_a_size(folders, size):
+    with pytest.raises(PackError, match=f"parts of {size} MB hold nothing"):
+        pack(PROFILE, folders / "pack", part_mb=size)
+
+
 def test_code_that_is_not_committed_is_not_packed(folders, monkeypatch):
     monkeypatch.setattr(pack_module, "commit", lambda: (HEAD, True))
     with pytest.raises(PackError, match="commit it first"):
