@@ -158,7 +158,7 @@ def differences(
 
     Args:
         table: as of `table.paired`, with the column `by`: difference and n (seeds).
-        means: as of `table.over_tasks`: by, difference, low and high.
+        means: as of `table.over_tasks`: by, difference, low and high; a row without one has dots alone.
         limit: points from zero at which the axis is cut; what lies beyond is an arrow at the edge.
         names: the rows in their order, if not that of `means`.
     """
@@ -172,6 +172,8 @@ def differences(
             style = {"markersize": 5, "markerfacecolor": "none" if single else "0.65", "markeredgecolor": "0.5"}
             style |= {"zorder": 3 if single else 2}
             axes.plot(np.clip(row.difference, -limit, limit), place + 0.14, marker, clip_on=False, **style)
+        if not (means[by] == name).any():
+            continue
         mean = means[means[by] == name].iloc[0]
         low, middle, high = (np.clip(mean[part], -limit, limit) for part in ("low", "difference", "high"))
         axes.plot([low, high], [place - 0.2] * 2, color=GREYSAFE[0], linewidth=2)
