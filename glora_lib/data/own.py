@@ -77,11 +77,11 @@ def load_own(place: str | Path, size: int, seed: int = 0) -> Own:
     if max(counts.values()) >= 5 * min(counts.values()):
         few, many = (names[pick(counts, key=counts.get)] for pick in (min, max))
         notes.append(f"classes are uneven: {many!r} has {max(counts.values())} pictures, {few!r} {min(counts.values())}")
-    if place.is_dir():
-        folders = {path.name for path in place.iterdir() if path.is_dir() and not path.name.startswith(".")}
-        if empty := sorted(folders - set(names) - {name for name in folders if SPLITS.get(name.lower())}):
+    folders = {path.name for path in place.iterdir() if path.is_dir() and path.name[0] != "."} if place.is_dir() else set()
+    if folders & set(names):  # class folders, and no table
+        if empty := sorted(folders - set(names)):
             notes.append(f"without pictures, and so no class: {', '.join(empty[:5])}")
-        if loose and folders & set(names):
+        if loose:
             notes.append(f"{loose} picture{'s lie' if loose > 1 else ' lies'} beside the class folders and are left out")
     flat = sum(_flat(part.raw) for part in (task.train, task.val, task.test))
     if flat:
