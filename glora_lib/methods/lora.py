@@ -114,7 +114,7 @@ class LoRALinear(StandIn):
             return self.linear(input)
         up, down = self.factors()
         if not (self.fast and torch.is_grad_enabled()):
-            if not torch.is_autocast_enabled(input.device.type):  # factors may be float32 beside weights of lower precision
+            if up.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):  # long factors, short weights
                 up, down = up.to(input.dtype), down.to(input.dtype)
             return self.linear(input) + self.scale * F.linear(F.linear(self.dropout(input), down), up)
         return self._fast(input, up, down)
