@@ -43,7 +43,7 @@ def ensure(runs: Iterable[Run], compute: str = "missing") -> None:
     for run in runs:
         fill([run], compute)
         if compute == "all" or not path(run).exists():
-            if compute == "missing" and not _checkpoint(run).exists():
+            if compute != "none" and not _checkpoint(run).exists():
                 fill([run], "all")
             keep(run)
 
