@@ -66,10 +66,10 @@ def load_own(place: str | Path, size: int, seed: int = 0) -> Own:
         raise DataError(f"{place} has no picture to train on for {', '.join(thin[:5])}; add some, or remove the class")
     for part in ("val", "test"):
         if not lists[part]:
-            most = ", ".join(f"{name} {sum(row[1] == label for row in rows)}" for label, name in enumerate(names[:10]))
+            counted = ", ".join(f"{name} {sum(row[1] == label for row in rows)}" for label, name in enumerate(names[:10]))
             raise DataError(
                 f"{place} has too few pictures for a split of its own for {part}: a class needs three different ones, here are "
-                f"{most}"
+                f"{counted}"
             )
     name = place.stem if place.is_file() else place.absolute().name
     task = from_rows(name, "own", "", tuple(names), lists, size)

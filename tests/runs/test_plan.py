@@ -8,7 +8,7 @@ from glora_lib.data import unavailable
 from glora_lib.glora.space import Space, stored
 from glora_lib.runs import plan as plan_module
 from glora_lib.runs.plan import plan, run_of, seeds_of
-from glora_lib.runs.profile import GPU, PAPER
+from glora_lib.runs.profile import GPU, PAPER, PROFILES
 
 
 @pytest.fixture(autouse=True)
@@ -94,3 +94,8 @@ def test_the_label_of_a_row_names_its_record_and_a_method_s_own_row_needs_none()
     assert run_of("vtab1k", "cifar10", "lora_matched", GPU).id == "cifar10--lora_matched--gpu--s0"
     assert seeds_of(GPU, "glora-0.0001") == seeds_of(GPU, "glora_divided") == (0, 1, 2)
     assert seeds_of(GPU, "bitfit") == (0,)
+
+
+def test_an_unknown_profile_names_the_known():
+    with pytest.raises(KeyError, match="no profile 'cpuu'; valid: smoke, cpu, gpu, paper"):
+        PROFILES["cpuu"]
