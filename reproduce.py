@@ -22,7 +22,8 @@ from glora_lib.runs import pack
 from glora_lib.runs.grid import fill
 from glora_lib.runs.paths import NOTEBOOKS, OUT
 from glora_lib.runs.plan import plan
-from glora_lib.runs.profile import PROFILES, Profile
+from glora_lib.runs.profile import Profile
+from glora_lib.runs.profiles import PROFILES
 from glora_lib.runs.record import all_results
 from glora_lib.runs.together import groups
 from glora_lib.training import deadline

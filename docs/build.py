@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))  # run as a script, whose own folder comes first
 
 from docs.links import dead  # noqa: E402
 from glora_lib.runs.paths import NOTEBOOKS, OUT  # noqa: E402
-from glora_lib.runs.profile import PROFILES  # noqa: E402
+from glora_lib.runs.profiles import PROFILES  # noqa: E402
 
 NOTEBOOK = r"(?:\.\./)?(?:notebooks/)?(\d\d_\w+)\.ipynb(?:#([^)\"\s]*))?"
 SAVED = re.compile(r"""plot\.save\([^,]+,\s*["'](\w+)["']""")

@@ -27,7 +27,8 @@ from glora_lib.methods.exchange import ExchangeError
 from glora_lib.methods.from_lycoris import from_lycoris
 from glora_lib.methods.from_peft import from_peft
 from glora_lib.methods.to_peft import to_peft
-from glora_lib.runs.profile import PROFILES, Profile
+from glora_lib.runs.profile import Profile
+from glora_lib.runs.profiles import PROFILES
 from glora_lib.runs.record import Record, RecordError, results
 from glora_lib.superlora import SuperLoRA
 from glora_lib.training.loop import TrainingError, accuracy, predict, train

@@ -13,7 +13,8 @@ import pandas as pd
 
 from glora_lib.data import unavailable
 from glora_lib.runs.grid import fill
-from glora_lib.runs.profile import PROFILES, Profile
+from glora_lib.runs.profile import Profile
+from glora_lib.runs.profiles import PROFILES
 from glora_lib.runs.record import Record, folder, results
 from glora_lib.runs.run import Run
 

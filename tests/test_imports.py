@@ -14,20 +14,44 @@ PACKAGE = ROOT / "glora_lib"
 ROOMS = {
     "runs.paths": set(),
     "runs.profile": set(),  # settings alone; what reads them need not know what a run is
+    "runs.profiles": {"runs.profile"},
     "training": set(),
     "backbones": {"runs.paths", "training"},
-    "data": {"backbones", "runs.paths", "runs.profile", "training"},
+    "data": {"backbones", "runs.paths", "runs.profile", "runs.profiles", "training"},
     "glora": {"training"},
     "superlora": {"glora", "training"},
     "methods": {"glora", "superlora", "training"},
-    "runs": {"backbones", "data", "glora", "methods", "runs.paths", "runs.profile", "superlora", "training"},
+    "runs": {"backbones", "data", "glora", "methods", "runs.paths", "runs.profile", "runs.profiles", "superlora", "training"},
     "measures": {"backbones", "data", "glora", "methods", "runs.paths", "runs", "runs.profile", "superlora", "training"},
     "benchmark": {
-        *("backbones", "data", "glora", "measures", "methods", "runs.paths", "runs", "runs.profile", "superlora", "training"),
+        *(
+            "backbones",
+            "data",
+            "glora",
+            "measures",
+            "methods",
+            "runs.paths",
+            "runs",
+            "runs.profile",
+            "runs.profiles",
+            "superlora",
+            "training",
+        ),
     },
-    "audit": {"glora", "measures", "methods", "recompute", "runs", "runs.paths", "runs.profile", "training"},
-    "finetune": {"backbones", "data", "glora", "measures", "methods", "runs.paths", "runs", "runs.profile", "training"},
-    "recompute": {"data", "runs", "runs.profile"},
+    "audit": {"glora", "measures", "methods", "recompute", "runs", "runs.paths", "runs.profiles", "training"},
+    "finetune": {
+        "backbones",
+        "data",
+        "glora",
+        "measures",
+        "methods",
+        "runs.paths",
+        "runs",
+        "runs.profile",
+        "runs.profiles",
+        "training",
+    },
+    "recompute": {"data", "runs", "runs.profile", "runs.profiles"},
     "plot": {"glora", "runs.paths", "runs.profile"},
 }
 # inside a large room, a module imports from the lines above its own
@@ -43,7 +67,7 @@ INSIDE = {
     ),
     "superlora": ("fold grouping projection units", "model", "settings", "counts"),
     "runs": (
-        *("paths profile", "provenance", "record language_profile transfer_profile", "run"),
+        *("paths profile", "profiles provenance", "record language_profile transfer_profile", "run"),
         "controls layers stages harness superlora image_generation text_generation",
         *("language together plan", "grid pack", "kept unpack"),
     ),
@@ -60,7 +84,7 @@ MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip("."): path
     for path in PACKAGE.rglob("*.py")
 }
-TORCH_FREE = ("runs.paths", "runs.profile", "glora.search", "glora.space", "training.threads")
+TORCH_FREE = ("runs.paths", "runs.profile", "runs.profiles", "glora.search", "glora.space", "training.threads")
 NEVER = {"IPython", "ipykernel", "nbclient", "nbconvert", "nbformat", "papermill", "peft", "lycoris"}
 MAY = {"benchmark.others": {"peft"}}  # what peft does is compared with; the tests do that too
 

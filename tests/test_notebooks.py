@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 from glora_lib.runs.paths import FIGURES, NOTEBOOKS, ROOT
-from glora_lib.runs.profile import PROFILES
+from glora_lib.runs.profiles import PROFILES
 
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
 SOURCES = [path for path in sorted((ROOT / "glora_lib").rglob("*.py")) if path.name != "profile.py"]

@@ -10,7 +10,7 @@ from glora_lib import recompute
 from glora_lib.runs import record
 from glora_lib.runs import run as run_module
 from glora_lib.runs.grid import Run, fill
-from glora_lib.runs.profile import SMOKE
+from glora_lib.runs.profiles import SMOKE
 from glora_lib.runs.record import Record
 
 METHODS = ("linear", "lora", "glora")

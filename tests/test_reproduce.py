@@ -16,7 +16,7 @@ import reproduce
 from docs import execute
 from glora_lib.runs import record as record_module
 from glora_lib.runs.paths import ROOT
-from glora_lib.runs.profile import SMOKE
+from glora_lib.runs.profiles import SMOKE
 from glora_lib.runs.record import Record
 from glora_lib.runs.run import Run
 

@@ -11,7 +11,7 @@ import sys
 
 from glora_lib.audit.desk import PARTS, part, select, verdicts
 from glora_lib.audit.report import MEND, linked, markdown, stale, tallies, write
-from glora_lib.runs.profile import PROFILES
+from glora_lib.runs.profiles import PROFILES
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -19,7 +19,7 @@ from glora_lib.audit import (
 from glora_lib.audit.judge import OWN, VERDICTS, Check, Judged
 from glora_lib.audit.sources import PAPERS, claims
 from glora_lib.runs.paths import NOTEBOOKS
-from glora_lib.runs.profile import PROFILES
+from glora_lib.runs.profiles import PROFILES
 
 COLUMNS = [
     *("id", "place", "reported", "ours", "verdict", "evidence", "source", "kind", "basis"),

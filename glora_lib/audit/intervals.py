@@ -5,7 +5,7 @@ import pandas as pd
 from glora_lib.audit.judge import Judged, seen
 from glora_lib.measures.origin import by_pip_alone, source
 from glora_lib.measures.table import Interval, interval
-from glora_lib.runs.profile import PROFILES
+from glora_lib.runs.profiles import PROFILES
 
 SEEDS = 3  # of every task, or as many as the profile has where those are fewer
 

@@ -11,7 +11,7 @@ from glora_lib.measures.schedule import held_against
 from glora_lib.measures.table import Interval, interval, paired
 from glora_lib.measures.transfer import above_chance, by_shots, by_target
 from glora_lib.runs.plan import EVERYWHERE, SEARCHED
-from glora_lib.runs.profile import PROFILES
+from glora_lib.runs.profiles import PROFILES
 from glora_lib.runs.record import Record, results
 
 TASKS = 19  # of VTAB-1K

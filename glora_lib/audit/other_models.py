@@ -6,7 +6,7 @@ from glora_lib.audit.intervals import amount, judged, needed, points, scale, sid
 from glora_lib.audit.judge import Check, Judged, number, seen
 from glora_lib.measures.language import over_sets
 from glora_lib.measures.table import paired
-from glora_lib.runs.profile import PROFILES
+from glora_lib.runs.profiles import PROFILES
 from glora_lib.runs.record import results
 
 

@@ -9,7 +9,7 @@ from glora_lib.audit.desk import PARTS, part, runs, tally, verdicts
 from glora_lib.audit.findings import findings
 from glora_lib.audit.sources import claims
 from glora_lib.runs.paths import ROOT
-from glora_lib.runs.profile import PAPER, PROFILES
+from glora_lib.runs.profiles import PAPER, PROFILES
 from glora_lib.training.files import replacing
 
 README = ROOT / "README.md"

@@ -5,7 +5,7 @@ import pandas as pd
 from glora_lib.audit.intervals import judged
 from glora_lib.audit.judge import Check, Judged, number
 from glora_lib.measures.efficiency import IMAGES, SENTENCES, TEXTS, Sentence, at_best_rates, differences, named, sizes_of
-from glora_lib.runs.profile import PROFILES
+from glora_lib.runs.profiles import PROFILES
 from glora_lib.runs.record import results
 from glora_lib.runs.superlora import HEADS, experiment
 

@@ -16,7 +16,7 @@ from glora_lib.benchmark import device
 from glora_lib.benchmark.report import measure, table
 from glora_lib.benchmark.setting import Setting
 from glora_lib.runs import pack
-from glora_lib.runs.profile import PROFILES
+from glora_lib.runs.profiles import PROFILES
 from glora_lib.runs.provenance import line
 from glora_lib.runs.record import Record
 from glora_lib.training.device import DeviceError

@@ -22,7 +22,7 @@ from glora_lib.glora.score import Score
 from glora_lib.glora.space import Space
 from glora_lib.measures.inference import flops
 from glora_lib.methods import METHODS
-from glora_lib.runs.profile import PAPER
+from glora_lib.runs.profiles import PAPER
 from glora_lib.training.batch import autocast
 from glora_lib.training.graph import Pool
 from glora_lib.training.loop import train_step

@@ -17,7 +17,7 @@ import torch
 from glora_lib.benchmark import steps
 from glora_lib.benchmark.setting import Setting
 from glora_lib.runs.paths import ROOT
-from glora_lib.runs.profile import PROFILES
+from glora_lib.runs.profiles import PROFILES
 from glora_lib.runs.provenance import peak_memory
 
 START = """

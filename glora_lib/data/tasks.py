@@ -13,7 +13,8 @@ from glora_lib.data.indian_pines import load_indian_pines_9
 from glora_lib.data.loaded import stays
 from glora_lib.data.task import DataError, Task
 from glora_lib.runs import paths
-from glora_lib.runs.profile import PROFILES, Profile
+from glora_lib.runs.profile import Profile
+from glora_lib.runs.profiles import PROFILES
 
 BUILT_IN: dict[str, Callable[[int], Task]] = {
     "gratings": load_gratings,

@@ -10,7 +10,8 @@ from torch import nn
 from glora_lib.data.task import Images, Task
 from glora_lib.methods import METHODS
 from glora_lib.methods.probes import features
-from glora_lib.runs.profile import PROFILES, Profile
+from glora_lib.runs.profile import Profile
+from glora_lib.runs.profiles import PROFILES
 from glora_lib.training.head import head_of
 from glora_lib.training.loop import accuracy, train
 

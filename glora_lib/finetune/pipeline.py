@@ -29,7 +29,8 @@ from glora_lib.measures.sizes import NOT_FUSABLE
 from glora_lib.methods import METHODS, trainable_parameters
 from glora_lib.methods.adapter_file import save_adapter
 from glora_lib.runs.paths import OUT
-from glora_lib.runs.profile import PROFILES, Profile
+from glora_lib.runs.profile import Profile
+from glora_lib.runs.profiles import PROFILES
 from glora_lib.runs.provenance import provenance
 from glora_lib.training.device import device
 from glora_lib.training.files import replacing

@@ -23,7 +23,8 @@ from pathlib import Path
 from glora_lib.backbones import packaged
 from glora_lib.data import packed, shifts_of, tasks, unavailable
 from glora_lib.runs.paths import CACHE, OUT, ROOT
-from glora_lib.runs.profile import PROFILES, Profile
+from glora_lib.runs.profile import Profile
+from glora_lib.runs.profiles import PROFILES
 from glora_lib.runs.provenance import code_digest, commit
 from glora_lib.runs.record import folder
 

@@ -9,7 +9,7 @@ from typing import get_type_hints
 import pandas as pd
 
 from glora_lib.runs.paths import ROOT
-from glora_lib.runs.profile import PROFILES
+from glora_lib.runs.profiles import PROFILES
 from glora_lib.training.files import replacing
 
 

@@ -2,7 +2,8 @@
 
 from dataclasses import asdict, dataclass, field, replace
 
-from glora_lib.runs.profile import PROFILES, Profile
+from glora_lib.runs.profile import Profile
+from glora_lib.runs.profiles import PROFILES
 
 
 @dataclass(frozen=True)

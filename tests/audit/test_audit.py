@@ -10,7 +10,7 @@ from glora_lib import audit
 from glora_lib.audit import desk, judge, protocol, sources
 from glora_lib.runs import record
 from glora_lib.runs.paths import DATA, NOTEBOOKS, REPORTED
-from glora_lib.runs.profile import CPU
+from glora_lib.runs.profiles import CPU
 
 LONGEST_QUOTE = 200  # characters
 EXACT_KINDS = ("arithmetic", "average", "equation", "count", "code", "simulation", "objection")

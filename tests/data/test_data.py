@@ -15,7 +15,8 @@ from glora_lib import data
 from glora_lib.data import DataError, DataWarning, Images, load_folder, load_task, loaded, tasks
 from glora_lib.data.folder import CLASSES, Files
 from glora_lib.runs import paths
-from glora_lib.runs.profile import CPU, PAPER, VTAB_1K
+from glora_lib.runs.profile import VTAB_1K
+from glora_lib.runs.profiles import CPU, PAPER
 
 SMALL = replace(CPU, image_size=16)
 SPLITS = ("train", "val", "test")

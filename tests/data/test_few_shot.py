@@ -25,7 +25,7 @@ from glora_lib.data import (
     unavailable_target,
 )  # fmt: skip
 from glora_lib.runs import paths
-from glora_lib.runs.profile import CPU
+from glora_lib.runs.profiles import CPU
 
 SMALL = replace(CPU, image_size=16)
 

@@ -10,7 +10,7 @@ from PIL import Image
 from glora_lib.finetune import record as record_module
 from glora_lib.finetune.record import recorded
 from glora_lib.runs import record as results
-from glora_lib.runs.profile import SMOKE
+from glora_lib.runs.profiles import SMOKE
 from glora_lib.runs.provenance import commit
 from glora_lib.runs.record import Record, RecordError
 

@@ -8,7 +8,7 @@ import pytest
 
 from glora_lib.measures.schedule import beside, chosen, comparable, curve, gap, held_against
 from glora_lib.measures.table import paired
-from glora_lib.runs.profile import GPU
+from glora_lib.runs.profiles import GPU
 
 
 def row(task: str, method: str, val: float, test: float, seed: int = 0, epochs: int = 100, rate: float = 5e-4) -> dict:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from glora_lib import plot
 from glora_lib.plot import committed, style
-from glora_lib.runs.profile import SMOKE
+from glora_lib.runs.profiles import SMOKE
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import pytest
 from glora_lib.runs import run as run_module
 from glora_lib.runs.controls import controls, exactly, other_sizes, rates, sensitivity, whole_budget
 from glora_lib.runs.grid import execute
-from glora_lib.runs.profile import CONTROLS, CPU, PAPER, SMOKE
+from glora_lib.runs.profile import CONTROLS
+from glora_lib.runs.profiles import CPU, PAPER, SMOKE
 from glora_lib.runs.run import Run
 
 PROFILE = replace(SMOKE, epochs=1, warmup_epochs=0, generations=1, population=4, parents=2, mutations=1, crossovers=1)

@@ -10,7 +10,7 @@ import pytest
 
 from glora_lib.runs import grid, record
 from glora_lib.runs.grid import Run, fill
-from glora_lib.runs.profile import SMOKE
+from glora_lib.runs.profiles import SMOKE
 from glora_lib.runs.record import Record
 
 distributed = pytest.importorskip("distributed", reason="the extra 'dask' is not installed")

@@ -13,7 +13,7 @@ from glora_lib.methods import METHODS
 from glora_lib.runs import grid, record
 from glora_lib.runs import run as run_module
 from glora_lib.runs.grid import Run, execute, fill
-from glora_lib.runs.profile import SMOKE
+from glora_lib.runs.profiles import SMOKE
 from glora_lib.runs.record import Record, RecordError, results
 from glora_lib.training import deadline
 from glora_lib.training.batch import TrainingError

@@ -9,7 +9,7 @@ from glora_lib.methods.adapter_file import AdapterError
 from glora_lib.runs import kept, record
 from glora_lib.runs import run as run_module
 from glora_lib.runs.grid import Run, fill
-from glora_lib.runs.profile import SMOKE
+from glora_lib.runs.profiles import SMOKE
 from glora_lib.runs.record import Record
 from glora_lib.training.loop import accuracy
 

@@ -14,7 +14,7 @@ from glora_lib.glora.space import Choice, Space
 from glora_lib.methods import attention
 from glora_lib.runs import language
 from glora_lib.runs.language_profile import LANGUAGE
-from glora_lib.runs.profile import PROFILES
+from glora_lib.runs.profiles import PROFILES
 from glora_lib.runs.run import Run
 
 SMOKE = LANGUAGE["smoke"]

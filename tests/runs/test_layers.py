@@ -10,7 +10,7 @@ from glora_lib import METHODS, Space, fuse, load_adapter, restore, save_adapter
 from glora_lib.measures.kinds import as_after_training, gap
 from glora_lib.runs import layers
 from glora_lib.runs.grid import execute
-from glora_lib.runs.profile import PROFILES
+from glora_lib.runs.profiles import PROFILES
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from glora_lib.runs import pack as pack_module
 from glora_lib.runs import provenance, record, unpack
 from glora_lib.runs.pack import PackError, collect, pack, use
 from glora_lib.runs.paths import ROOT
-from glora_lib.runs.profile import GPU
+from glora_lib.runs.profiles import GPU
 from glora_lib.runs.record import Record
 
 PROFILE = replace(GPU, tasks=("mnist_5k", "things"), sources=(), image_size=28)

@@ -8,7 +8,7 @@ from glora_lib.data import unavailable
 from glora_lib.glora.space import Space, stored
 from glora_lib.runs import plan as plan_module
 from glora_lib.runs.plan import plan, run_of, seeds_of
-from glora_lib.runs.profile import GPU, PAPER, PROFILES
+from glora_lib.runs.profiles import GPU, PAPER, PROFILES
 
 
 @pytest.fixture(autouse=True)

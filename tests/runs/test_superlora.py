@@ -9,7 +9,7 @@ import torch
 
 from glora_lib.methods import METHODS
 from glora_lib.runs.grid import execute
-from glora_lib.runs.profile import CPU, PROFILES
+from glora_lib.runs.profiles import CPU, PROFILES
 from glora_lib.runs.record import Record
 from glora_lib.runs.stages import FITTED
 from glora_lib.runs.superlora import REPEATED, SETTINGS, best_rates, named, one_rate_for_all, rates, rates_of, repeats, run

@@ -10,7 +10,7 @@ from glora_lib.runs import record
 from glora_lib.runs import run as run_module
 from glora_lib.runs import together as together_module
 from glora_lib.runs.grid import Run, fill
-from glora_lib.runs.profile import SMOKE
+from glora_lib.runs.profiles import SMOKE
 from glora_lib.runs.record import Record
 from glora_lib.runs.stages import training_state
 from glora_lib.runs.together import groups, train_together

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
-from glora_lib.runs.profile import SMOKE
+from glora_lib.runs.profiles import SMOKE
 from glora_lib.training.batch import Gradients, TrainingError
 from glora_lib.training.loop import accuracy, predict, train
 

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from glora_lib.glora.space import Space
 from glora_lib.methods import METHODS
-from glora_lib.runs.profile import SMOKE
+from glora_lib.runs.profiles import SMOKE
 from glora_lib.training import checkpoint, files
 from glora_lib.training.batch import TrainingError
 from glora_lib.training.loop import accuracy, train

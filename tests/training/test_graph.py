@@ -14,7 +14,7 @@ from glora_lib.glora.masked import Masks
 from glora_lib.glora.model import adapt
 from glora_lib.glora.space import Space
 from glora_lib.methods import METHODS
-from glora_lib.runs.profile import PAPER
+from glora_lib.runs.profiles import PAPER
 from glora_lib.training.graph import WARM_UP, Graphed, Pool
 from glora_lib.training.many import Program
 

@@ -14,7 +14,7 @@ from glora_lib.glora.masked import Masks
 from glora_lib.glora.model import AdaptedModel, adapt
 from glora_lib.glora.space import Space
 from glora_lib.methods import METHODS
-from glora_lib.runs.profile import SMOKE
+from glora_lib.runs.profiles import SMOKE
 from glora_lib.training import deadline, flat_adamw, joined
 from glora_lib.training.batch import autocast
 from glora_lib.training.deadline import OutOfTime

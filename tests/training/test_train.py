@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 
 from glora_lib.glora.model import AdaptedModel, adapt
 from glora_lib.glora.space import Choice, Space
-from glora_lib.runs.profile import PROFILES
+from glora_lib.runs.profiles import PROFILES
 from glora_lib.training import deadline
 from glora_lib.training.batch import Gradients, TrainingError, autocast
 from glora_lib.training.loop import accuracy, predict, schedule, train
