@@ -12,7 +12,7 @@ from glora_lib.runs.paths import FIGURES, NOTEBOOKS, ROOT
 from glora_lib.runs.profiles import PROFILES
 
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
-SOURCES = [path for path in sorted((ROOT / "glora_lib").rglob("*.py")) if path.name != "profile.py"]
+SOURCES = sorted((ROOT / "glora_lib").rglob("*.py"))
 LINK = re.compile(r"""\]\(([^)\s]+)[^)]*\)|\bsrc=["']([^"']+)""")
 each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 
