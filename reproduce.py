@@ -25,7 +25,6 @@ from glora_lib.runs.plan import plan
 from glora_lib.runs.profile import Profile
 from glora_lib.runs.profiles import PROFILES
 from glora_lib.runs.record import all_results
-from glora_lib.runs.together import groups
 from glora_lib.training import deadline
 from glora_lib.training.device import DeviceError, device
 
@@ -133,12 +132,10 @@ def fill_for(args: argparse.Namespace) -> int:
     print(f"{len(missing)} runs have no record; {args.minutes:g} minutes", flush=True)
     tell = lambda line: print(line, flush=True)  # noqa: E731
     with deadline.until(end):
-        for group in groups(missing):
-            try:
-                fill(group, workers=args.workers or 1, scheduler=args.scheduler, keep_going=True, say=tell)
-            except deadline.OutOfTime as error:
-                tell(error)
-                break
+        try:
+            fill(missing, workers=args.workers or 1, scheduler=args.scheduler, keep_going=True, say=tell)
+        except deadline.OutOfTime as error:
+            tell(error)
     left = [run for run in missing if not run.exists()]
     print(f"{len(missing) - len(left)} new records, {len(left)} runs are left")
     if args.packed:

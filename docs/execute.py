@@ -108,10 +108,14 @@ def suits(value: object, default: object) -> bool:
 
 
 class PeakMemory:
-    """Context manager; afterwards `.bytes` is the peak of what is below this process, see the top of this file."""
+    """Context manager; afterwards `.bytes` is the peak of what was started below this process, see the top of this file.
+
+    What ran there before does not count: the kernel of the notebook before may still be ending.
+    """
 
     def __enter__(self) -> "PeakMemory":
         self.bytes, self._done = 0, threading.Event()
+        self._before = set(psutil.Process().children(recursive=True))
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
@@ -124,7 +128,7 @@ class PeakMemory:
         this = psutil.Process()
         while not self._done.wait(0.2):
             total = 0
-            for process in this.children(recursive=True):
+            for process in set(this.children(recursive=True)) - self._before:
                 try:
                     total += process.memory_info().rss
                 except psutil.Error:  # it ended between the two calls

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 import types
 from dataclasses import replace
 
@@ -73,6 +74,24 @@ def test_carries_on_after_a_failure_and_names_the_cell(project, capsys):
     assert any("direction" in line for line in rest)
     assert rest[-1] == f"1 of 2 notebooks ran; the site: {project.parent / 'out' / 'smoke' / 'site'}"
     assert (project.parent / "out" / "smoke" / "01_one.ipynb").exists()
+
+
+def test_memory_is_that_of_what_was_started_since_not_of_a_kernel_that_is_still_ending():
+    def hold(size: int) -> subprocess.Popen:
+        held = f"block = b'x' * {size}; print(len(block), flush=True); import time; time.sleep(60)"
+        process = subprocess.Popen([sys.executable, "-c", held], stdout=subprocess.PIPE)
+        process.stdout.readline()
+        return process
+
+    before = hold(2**29)
+    with execute.PeakMemory() as peak:
+        since, tries = hold(2**27), 0
+        while peak.bytes < 2**27 and (tries := tries + 1) < 100:
+            time.sleep(0.1)
+    for process in (before, since):
+        process.kill()
+        process.communicate()
+    assert 2**27 < peak.bytes < 2**29
 
 
 def test_several_at_once_are_reported_in_order_and_each_counts_its_own_kernel(project, capsys):

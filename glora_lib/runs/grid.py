@@ -3,7 +3,8 @@
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterable
+import traceback
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 import torch
@@ -15,7 +16,7 @@ from glora_lib.runs.provenance import peak_memory, provenance
 from glora_lib.runs.record import Record, RecordError
 from glora_lib.runs.run import Run
 from glora_lib.runs.stages import STAGES, here
-from glora_lib.runs.together import groups, train_together
+from glora_lib.runs.together import groups, parts, train_together
 from glora_lib.training import deadline
 from glora_lib.training.batch import TrainingError
 from glora_lib.training.device import device, forget_peak, free
@@ -41,13 +42,15 @@ def fill(
 ) -> list[Run]:
     """Compute the runs that have no record ("missing"), all of them ("all") or not one ("none"); return those still without.
 
-    Each record is written here as soon as its run ends, and an interrupted run goes on from its last epoch or generation.
+    Each record is written here as soon as its run ends, and an interrupted run goes on from its last epoch or generation. Where
+    several processes compute, they take the runs that share a training, or train as one program, as one part, whose records are
+    written when it ends.
 
     Args:
-        workers: processes that compute at once; they share the processor's threads out.
+        workers: processes that compute at once; they share the processor's threads out, and take one of several GPUs each.
         scheduler: the address of a Dask cluster, "tcp://host:8786", whose workers compute instead; they need the same code and
             packages, not the same disk. A run whose worker dies is given to another one.
-        together: train runs of one kind as one program also where there is no GPU, on which one worker always does.
+        together: train runs of one kind as one program also where there is no GPU, on which that is always done.
         keep_going: a run whose training fails (TrainingError, as where a loss is not finite) is left without a record, which
             `say` is told, and the others go on; without it the first one ends all.
         say: is told a line for every record that is saved.
@@ -76,33 +79,23 @@ def fill(
             for stage in (run, run.supernet):
                 shutil.rmtree(stage.state_folder, ignore_errors=True)
     if workers == 1 and scheduler is None:
-        for group in groups(wanted):
-            if do is execute and (device().type == "cuda" or together):
-                try:
-                    train_together(group)
-                except TrainingError:  # of one of them; without it the others train
-                    if not keep_going:
-                        raise
-                    for run in group:
-                        with suppress(TrainingError):  # which its own stage will say
-                            train_together([run])
-            for run in group:
-                deadline.check(f"{run.id} and what follows it have not begun")
-                _keep(_execute(run, do, keep_going), say)
-                free()
+        for outcome in _computed(wanted, do, together, keep_going):
+            _keep(outcome, say)
     elif wanted:
         threads = share(workers) if scheduler is None else None
         seconds = deadline.left()
         end, late = None if seconds is None else time.time() + seconds, None
-        with _backend(scheduler):
+        with _backend(workers, scheduler) as (number, gpus):
+            shares = parts(wanted, number, together=do is execute and (gpus or together))
             outcomes = Parallel(n_jobs=-1 if scheduler else workers, return_as="generator_unordered", batch_size=1)(
-                delayed(_elsewhere)(run, threads, end, do, keep_going) for run in wanted
+                delayed(_elsewhere)(part, threads, end, do, together, keep_going) for part in shares
             )
-            for outcome in outcomes:
-                if isinstance(outcome, deadline.OutOfTime):
-                    late = late or outcome
-                else:
+            for records, error in outcomes:
+                for outcome in records:
                     _keep(outcome, say)
+                if error is not None and not isinstance(error, deadline.OutOfTime):
+                    raise error
+                late = late or error
         if late:
             raise late
     return [run for run in runs if not run.exists()]
@@ -143,31 +136,62 @@ def execute(run: Run) -> Record:
 
 
 @contextmanager
-def _backend(scheduler: str | None):
-    """Processes of this machine, or the workers of a Dask cluster."""
+def _backend(workers: int, scheduler: str | None) -> Iterator[tuple[int, bool]]:
+    """Processes of this machine, or the workers of a Dask cluster; gives how many there are, and whether they have GPUs."""
     if scheduler is None:
-        yield
+        yield workers, device().type == "cuda"
         return
     try:
         from dask.distributed import Client
     except ImportError as error:
         raise ImportError(f"a scheduler ({scheduler}) needs dask.distributed: pip install 'glora_lib[dask]'") from error
-    with Client(scheduler, timeout=ANSWER), parallel_config(backend="dask"):
-        yield
+    with Client(scheduler, timeout=ANSWER) as client, parallel_config(backend="dask"):
+        kinds = client.run(_kind_of_device)
+        yield len(kinds), set(kinds.values()) == {"cuda"}
+
+
+def _kind_of_device() -> str:
+    return device().type
+
+
+def _computed(runs: Iterable[Run], do: Callable[[Run], Record], together: bool, keep_going: bool) -> Iterator[Record | str]:
+    """Yield what `_execute` returns for each run; what can train together does, on a GPU or where it is asked for.
+
+    Raises OutOfTime when the deadline has passed.
+    """
+    for group in groups(runs):
+        if do is execute and (device().type == "cuda" or together):
+            try:
+                train_together(group)
+            except TrainingError:  # of one of them; without it the others train
+                if not keep_going:
+                    raise
+                for run in group:
+                    with suppress(TrainingError):  # which its own stage will say
+                        train_together([run])
+        for run in group:
+            deadline.check(f"{run.id} and what follows it have not begun")
+            yield _execute(run, do, keep_going)
+            free()
 
 
 def _elsewhere(
-    run: Run, threads: int | None, end: float | None, do: Callable[[Run], Record], keep_going: bool
-) -> Record | str | deadline.OutOfTime:
-    """Do what `_execute` does in another process, which is to stop at `end`, a time of `time.time`; OutOfTime is returned."""
+    runs: list[Run], threads: int | None, end: float | None, do: Callable[[Run], Record], together: bool, keep_going: bool
+) -> tuple[list[Record | str], Exception | None]:
+    """Return what `_computed` yields in another process, and what ended it early; `end` is a time of `time.time`."""
     if threads is not None:
         torch.set_num_threads(threads)
+    outcomes: list[Record | str] = []
     with deadline.until(None if end is None else time.monotonic() + end - time.time()):
         try:
-            deadline.check(f"{run.id} and what follows it have not begun")
-            return _execute(run, do, keep_going)
+            for outcome in _computed(runs, do, together, keep_going):
+                outcomes.append(outcome)
         except deadline.OutOfTime as error:
-            return error
+            return outcomes, error
+        except Exception as error:  # returned, so that the records before it are kept; its traceback stays here
+            error.add_note("".join(traceback.format_exception(error)))
+            return outcomes, error
+    return outcomes, None
 
 
 def _execute(run: Run, do: Callable[[Run], Record], keep_going: bool) -> Record | str:

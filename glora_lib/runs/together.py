@@ -5,8 +5,9 @@ then each run's own.
 """
 
 import hashlib
+import math
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -31,16 +32,33 @@ ALONE = ("linear", "noah", "supernet")  # a head on features that are computed o
 MOST = 16  # runs at once
 
 
-def groups(runs: Iterable[Run]) -> Iterator[list[Run]]:
-    """Yield the runs in their order, those that follow each other and may train together as one list."""
+def groups(runs: Iterable[Run], most: int = MOST) -> Iterator[list[Run]]:
+    """Yield the runs in their order, those that follow each other and may train together as one list, `most` at once."""
     group: list[Run] = []
     for run in runs:
-        if group and (kind(run) != kind(group[0]) or len(group) == MOST):
+        if group and (kind(run) != kind(group[0]) or len(group) == most):
             yield group
             group = []
         group.append(run)
     if group:
         yield group
+
+
+def parts(runs: Sequence[Run], workers: int, together: bool) -> list[list[Run]]:
+    """Return the runs as lists for so many processes, in order: searches of one supernet in one list, since they share it.
+
+    `together` says that what may train together does; its lists are so short that every process has one.
+    """
+    most = min(MOST, math.ceil(len(runs) / max(1, workers))) if together else 1
+    holders: dict[Path, list[Run]] = {}
+    found: list[list[Run]] = []
+    for group in groups(runs, most):
+        fresh: list[Run] = []
+        for run in group:
+            holders.setdefault(training_state(run), fresh).append(run)
+        if fresh:
+            found.append(fresh)
+    return found
 
 
 def kind(run: Run) -> tuple:

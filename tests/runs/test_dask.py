@@ -29,8 +29,8 @@ def cluster():
 def test_a_killed_worker_loses_no_record_and_none_is_written_twice(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(record, "ROOT", tmp_path)
     runs = [Run("dask", "gratings", "lora", replace(SMOKE, epochs=12), seed) for seed in range(6)]
-    saved, killed = Counter(), []
-    save = Record.save
+    saved, killed, asked = Counter(), [], []
+    save, parts = Record.save, grid.parts
 
     def save_and_count(found: Record):
         saved[found.id] += 1
@@ -51,8 +51,10 @@ def test_a_killed_worker_loses_no_record_and_none_is_written_twice(cluster, tmp_
         return path
 
     monkeypatch.setattr(Record, "save", save_then_kill)
+    monkeypatch.setattr(grid, "parts", lambda *given, **named: asked.append((given[1], named)) or parts(*given, **named))
     assert fill(runs, scheduler=cluster.scheduler_address) == []
     assert killed
+    assert asked == [(2, {"together": False})]  # two workers without a GPU: a run at a time, so that both have work
     assert saved == {run.id: 1 for run in runs}
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == sorted(run.path.name for run in runs)
     assert all(Record.load(run.path).seed == run.seed for run in runs)

@@ -5,15 +5,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from joblib import parallel_config
 
-from glora_lib.runs import record
+from glora_lib.runs import grid, record
 from glora_lib.runs import run as run_module
 from glora_lib.runs import together as together_module
 from glora_lib.runs.grid import Run, fill
 from glora_lib.runs.profiles import SMOKE
 from glora_lib.runs.record import Record
 from glora_lib.runs.stages import training_state
-from glora_lib.runs.together import groups, train_together
+from glora_lib.runs.together import groups, parts, train_together
 from glora_lib.training import checkpoint as checkpoints
 from glora_lib.training import deadline
 from glora_lib.training.many import Program
@@ -178,3 +179,67 @@ def test_a_deadline_keeps_what_is_done_and_the_rest_goes_on(folder):
     assert fill(runs("lora"), together=True) == []
     with deadline.until(0.0), pytest.raises(deadline.OutOfTime, match="bitfit-0.001--smoke--s0 and what follows it"):
         fill([*runs("lora"), *runs("bitfit")])
+
+
+@pytest.fixture
+def elsewhere():
+    """Other processes compute in this one, where the test can see what they do."""
+    with parallel_config(backend="sequential"):
+        yield
+
+
+def test_processes_share_the_programs_out_and_searches_stay_with_their_supernet():
+    searches = [run for method in ("glora", "glora_random") for run in runs(method)]
+    every = [*searches, *runs("lora"), *runs("ssf")[:1]]
+    names = lambda found: [[run.label.partition("-")[0] for run in part] for part in found]  # noqa: E731
+    assert names(parts(every, 2, together=True)) == [["glora"] * 3 + ["glora_random"] * 3, ["lora"] * 3, ["ssf"]]
+    five = [["glora"] * 2 + ["glora_random"] * 2, ["glora", "glora_random"], ["lora"] * 2, ["lora"], ["ssf"]]
+    assert names(parts(every, 5, together=True)) == five
+    assert names(parts(every, 2, together=False)) == [*[["glora", "glora_random"]] * 3, *[["lora"]] * 3, ["ssf"]]
+    assert names(parts(every, 0, together=True)) == names(parts(every, 1, together=True))  # a cluster that nobody joined yet
+    assert parts([], 4, together=True) == []
+
+
+def test_several_processes_train_in_programs_too(folder, monkeypatch, elsewhere):
+    sizes, train = [], together_module.train_many
+    monkeypatch.setattr(
+        together_module, "train_many", lambda nets, *rest, **named: sizes.append(len(nets)) or train(nets, *rest, **named)
+    )
+    wanted = [*runs("glora"), *runs("lora"), *runs("bitfit")]
+    assert fill(wanted, workers=3, together=True) == []
+    assert sizes == [3, 3, 3]
+    sizes.clear()
+    folder("two")
+    assert fill(wanted, workers=3) == []
+    assert sizes == []  # on a processor only where it is asked for
+
+
+def test_what_one_process_has_computed_is_kept_where_its_next_run_fails(folder, monkeypatch, elsewhere):
+    execute = grid.execute
+
+    def failing(run: Run) -> Record:
+        if run.label == "lora-0.002":
+            raise RuntimeError("the disk is full")
+        return execute(run)
+
+    monkeypatch.setattr(grid, "execute", failing)
+    monkeypatch.setattr(grid, "parts", lambda runs, workers, together: [list(runs)])
+    with pytest.raises(RuntimeError, match="the disk is full") as raised:
+        fill(runs("lora"), workers=2)
+    assert "in failing" in raised.value.__notes__[0]
+    assert [run.exists() for run in runs("lora")] == [True, False, False]
+
+
+def test_time_that_is_up_in_one_process_keeps_what_it_has_computed(folder, monkeypatch, elsewhere):
+    execute = grid.execute
+
+    def last(run: Run) -> Record:
+        found = execute(run)
+        monkeypatch.setattr(deadline, "passed", lambda: True)
+        return found
+
+    monkeypatch.setattr(grid, "execute", last)
+    monkeypatch.setattr(grid, "parts", lambda runs, workers, together: [list(runs)])
+    with pytest.raises(deadline.OutOfTime, match="lora-0.002--smoke--s0 and what follows it have not begun"):
+        fill(runs("lora"), workers=2)
+    assert [run.exists() for run in runs("lora")] == [True, False, False]
