@@ -21,6 +21,7 @@ from glora_lib.glora.layer import GLoRALinear
 from glora_lib.glora.model import AdaptedModel, adapt, fuse
 from glora_lib.glora.search import Found, evolve, random_search
 from glora_lib.glora.space import Choice, Config, Space
+from glora_lib.glora.supernet import train_supernet
 from glora_lib.methods import METHODS, NotFusable, trainable_parameters
 from glora_lib.methods.adapter_file import AdapterError, load_adapter, restore, save_adapter
 from glora_lib.methods.exchange import ExchangeError
@@ -39,5 +40,5 @@ __all__ = [
     "TrainingError",
     *("accuracy", "adapt", "evolve", "finetune", "from_lycoris", "from_peft", "fuse", "load_adapter", "load_backbone"),
     *("load_task", "predict", "random_search", "restore", "results", "save_adapter", "to_peft", "train"),
-    "trainable_parameters",
+    *("train_supernet", "trainable_parameters"),
 ]

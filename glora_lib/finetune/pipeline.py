@@ -25,6 +25,7 @@ from glora_lib.glora.model import AdaptedModel, fuse
 from glora_lib.glora.score import Score
 from glora_lib.glora.search import evolve
 from glora_lib.glora.space import Choice, Space
+from glora_lib.glora.supernet import train_supernet
 from glora_lib.measures.sizes import NOT_FUSABLE
 from glora_lib.methods import METHODS, trainable_parameters
 from glora_lib.methods.adapter_file import save_adapter
@@ -114,15 +115,11 @@ def finetune(
     say(expected(net, own.task, recipe))
     progress = Progress(recipe.epochs, say)
     space = Space(net.layer_names, recipe.ranks, net.kinds) if isinstance(net, AdaptedModel) else None
-    history = train(
-        net,
-        own.task.train,
-        recipe,
-        sample=space and space.sample,
-        seed=seed,
-        checkpoint=out / "state" / "train.pt",
-        watch=progress,
-    )
+    going_on = {"seed": seed, "checkpoint": out / "state" / "train.pt", "watch": progress}
+    if space is None:
+        history = train(net, own.task.train, recipe, **going_on)
+    else:
+        history = train_supernet(net, space, own.task.train, recipe, **going_on)
     seconds = {"train": sum(epoch["seconds"] for epoch in history)}
     if space is not None:
         found, seconds["search"] = _search(net, space, own, recipe, out, seed, say)

@@ -12,6 +12,7 @@ from torch.utils.data import Subset
 from glora_lib.data.task import Images, Task
 from glora_lib.glora.model import AdaptedModel
 from glora_lib.glora.space import Space
+from glora_lib.glora.supernet import train_supernet
 from glora_lib.runs.profile import Profile
 from glora_lib.training.loop import predict, train
 
@@ -21,16 +22,16 @@ SCORED = 0.6  # of val that a search looks at, since subnets that are out of the
 
 def expected(net: nn.Module, task: Task, recipe: Profile) -> str:
     """Return in words how long training and search will take on this machine, from a few steps of a copy of the model."""
-    trial, short = copy.deepcopy(net), replace(recipe, epochs=1, warmup_epochs=0)
-    sample = Space(net.layer_names, recipe.ranks, net.kinds).sample if isinstance(net, AdaptedModel) else None
+    trial, short = copy.deepcopy(net), replace(recipe, epochs=2, warmup_epochs=0)
+    space = Space(net.layer_names, recipe.ranks, net.kinds) if isinstance(net, AdaptedModel) else None
     state = torch.get_rng_state()
     number = min(len(task.train), STEPS * recipe.batch_size)
     few = _taken(task.train, number)
-    train(trial, _taken(task.train, min(number, recipe.batch_size)), short, sample=sample)  # warms up
-    seconds = train(trial, few, short, sample=sample)[0]["seconds"] / number * len(task.train) * recipe.epochs
+    history = train(trial, few, short) if space is None else train_supernet(trial, space, few, short)
+    seconds = history[1]["seconds"] / number * len(task.train) * recipe.epochs  # the first epoch warms up
     torch.set_rng_state(state)
     text = f"{recipe.epochs} epochs of {len(task.train):,} pictures"
-    if sample is not None:
+    if space is not None:
         shown, start = _taken(task.val, min(len(task.val), PICTURES)), time.perf_counter()
         predict(trial, shown, dtype=recipe.dtype)
         subnets = recipe.population * (1 + recipe.generations)

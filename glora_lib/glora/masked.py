@@ -30,7 +30,7 @@ STORAGE = ("Ad", "Au", "Bd", "Bu", "Cd", "Cu", "D", "E")
 
 
 class Masks:
-    """The masks of a space's choices for the layers of several models, `training.many.Choices`.
+    """The masks of a space's choices for the layers of several models, `training.choices.Choices`.
 
     Args:
         space: of layers that are `GLoRALinear` in the models.

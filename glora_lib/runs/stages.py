@@ -20,6 +20,7 @@ from glora_lib.glora.model import AdaptedModel, fuse
 from glora_lib.glora.score import Score
 from glora_lib.glora.search import Found, evolve, random_search
 from glora_lib.glora.space import Choice, Space, to_json
+from glora_lib.glora.supernet import train_supernet
 from glora_lib.methods import METHODS, NotFusable, trainable_parameters
 from glora_lib.methods.noah import search as noah_search
 from glora_lib.methods.probes import features
@@ -105,7 +106,7 @@ def supernet(run: Run, recipe: Profile, model, task) -> Outcome:
         return {"random_val": [score(config) for config in watched]} if (epoch + 1) % every == 0 else {}
 
     checkpoint = run.state("watched.pt")  # not the one that searches share: its history has no curves
-    history = train(net, task.train, recipe, sample=space.sample, seed=run.seed, checkpoint=checkpoint, watch=watch)
+    history = train_supernet(net, space, task.train, recipe, seed=run.seed, checkpoint=checkpoint, watch=watch)
     parts = {
         "metrics": {"random_val": [score(config) for config in watched], "n_random": RANDOM_SUBNETS},
         "config": None,

@@ -7,10 +7,8 @@ draws from the device's, so that a run's noise is another one in another company
 
 import random
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -20,35 +18,16 @@ from torch.utils.data import BatchSampler, Dataset, RandomSampler
 from glora_lib.training import checkpoint as checkpoints
 from glora_lib.training import deadline
 from glora_lib.training.batch import TrainingError, autocast, check_labels, full
+from glora_lib.training.choices import Choices
 from glora_lib.training.device import generator_state
 from glora_lib.training.flat_adamw import FlatAdamW
 from glora_lib.training.graph import Graphed
 from glora_lib.training.head import head_parameters
 from glora_lib.training.loop import SETTINGS, adamw, at, schedule, train_mode
-from glora_lib.training.stacked import Form, Stack, Unsuited
+from glora_lib.training.stacked import Stack, Unsuited
 
 ALIKE = ("epochs", "batch_size", "update_unsampled", "dtype", "weight_decay")  # what the recipes of a program have in common
 PAUSE = 30.0  # seconds between checkpoints on a GPU, where an epoch takes less than writing one
-
-
-@runtime_checkable
-class Choices(Protocol):
-    """What a program asks of a supernet, whose configurations are masks for it; `glora.masked.Masks` is one."""
-
-    def sample(self, draw: random.Random) -> list[int]:
-        """Draw a configuration, a number a layer."""
-
-    def set(self, codes: Tensor) -> None:
-        """Set the masks of all layers from the numbers (runs, layers)."""
-
-    def form(self, module: nn.Module, name: str) -> Form | None:
-        """Return the form of a layer that has the weights of its mask within `formed`; None for other modules."""
-
-    def formed(self, tensors: dict[str, Tensor]) -> AbstractContextManager:
-        """Return the context of a forward pass, given all trained tensors by their names in the model, (runs, ...)."""
-
-    def sampled(self, codes: Tensor, names: Sequence[str]) -> Tensor:
-        """Return which trained tensors, by their names in the model, the configurations use: bool (runs, tensors)."""
 
 
 def train_many(
@@ -59,6 +38,7 @@ def train_many(
     seeds: Sequence[int],
     choices: Choices | None = None,
     checkpoint: str | Path | None = None,
+    watch: Callable[[int], dict] | None = None,
 ) -> list[list[dict]]:
     """Train the models together, each on its own data; return each one's history, as `loop.train` does.
 
@@ -67,6 +47,8 @@ def train_many(
         recipes: as for `loop.train`, one a run; `ALIKE` says what they must share.
         choices: for supernets, which sample a configuration a step.
         checkpoint: a file that all go on from together, written every epoch (on a GPU at most every half minute).
+        watch: called with the epoch after it ended, all models being what they have become, in evaluation mode; the dict that
+            it returns joins the epoch's of each.
 
     Raises Unsuited where the runs cannot be one program, TrainingError as `loop.train`, and OutOfTime after an epoch when the
     deadline has passed (`deadline.until`) and there is a checkpoint.
@@ -77,6 +59,11 @@ def train_many(
     saved = time.monotonic()
     while program.epoch < recipes[0].epochs:
         program.train_epoch()
+        if watch is not None:
+            program.leave(models)
+            seen = watch(program.epoch - 1)
+            for history in program.histories:
+                history[-1] |= seen
         if checkpoint is None:
             continue
         last, late = program.epoch == recipes[0].epochs, deadline.passed()
@@ -86,9 +73,7 @@ def train_many(
         if late and not last:
             done = f"{program.epoch} of {recipes[0].epochs} epochs of {len(models)} runs are kept in {checkpoint}"
             raise deadline.OutOfTime(f"time is up: {done}")
-    program.stack.give_back(models)
-    for model in models:
-        model.eval()
+    program.leave(models)
     return program.histories
 
 
@@ -158,6 +143,12 @@ class Program:
         epoch = self.epoch
         for history, loss, rate in zip(self.histories, means.tolist(), last, strict=True):
             history.append({"epoch": epoch, "loss": loss, "learning_rate": rate, "seconds": seconds})
+
+    def leave(self, models: Sequence[nn.Module]) -> None:
+        """Make the models what they have become, in evaluation mode."""
+        self.stack.give_back(models)
+        for model in models:
+            model.eval()
 
     def train_batch(self, places: Sequence[list[int]], rates: Tensor | None = None) -> Tensor:
         """Train one batch of every run, the images at these places of its data; return the losses (runs,).
