@@ -15,6 +15,7 @@ from glora_lib.glora.model import AdaptedModel, formed
 from glora_lib.glora.space import Config, Space
 from glora_lib.training.batch import autocast, check_labels, logits
 from glora_lib.training.checkpoint import belonging
+from glora_lib.training.device import free
 from glora_lib.training.loop import at, check_finite
 
 
@@ -43,6 +44,7 @@ class Score:
         self.asked = torch.zeros(len(data))  # and how often it was shown
         self.images_seen = 0
         self.generation: Generation | None = None  # the supernet with masks, once it was asked for
+        self.fits: float = math.inf  # subnets at once that memory does for
 
     @property
     def belongs(self) -> str:
@@ -75,20 +77,32 @@ class Score:
     def all(self, configs: Sequence[Config], space: Space, together: int = 25) -> list[float]:
         """Return the accuracy of each configuration of the space, `together` of them scored as one batch.
 
-        On a GPU it is much the faster way: small products become large ones. Outputs that are not finite are a TrainingError.
+        On a GPU it is much the faster way: small products become large ones. Where memory does not do, half as many are scored
+        at once, from then on; where it does not do for one, one by one. Outputs that are not finite are a TrainingError.
         """
-        if self.generation is None:
-            self.generation = Generation(self.net, space, self.dtype)
         images, labels = self.data[list(range(len(self.data)))]
         images, labels, right = images.to(self.device), labels.to(self.device), []
-        for start in range(0, len(configs), together):
-            part = list(configs[start : start + together])
-            part += [part[0]] * (together - len(part) if self.device.type == "cuda" else 0)  # a graph for each shape
-            out = self.generation(part, images)
+        while len(right) < len(configs):
+            together = int(min(together, self.fits))
+            if together == 0:
+                right += [self(config) for config in configs[len(right) :]]
+                break
+            part = list(configs[len(right) : len(right) + together])
+            asked = len(part)
+            part += [part[0]] * (together - asked if self.device.type == "cuda" else 0)  # a graph for each shape
+            try:
+                self.generation = self.generation or Generation(self.net, space, self.dtype)
+                out = self.generation(part, images)
+            except torch.OutOfMemoryError:
+                self.fits = together // 2
+            if self.fits < together:  # not while the error holds what did not fit
+                self.generation = None
+                free()
+                continue
             check_finite(out.isfinite().all(-1).all(-1))
             check_labels(labels, out.shape[-1])
-            right += (out.argmax(-1) == labels).double().mean(-1).tolist()[: len(configs) - start]
-        self.images_seen += len(configs) * len(labels)
+            right += (out.argmax(-1) == labels).double().mean(-1).tolist()[:asked]
+            self.images_seen += asked * len(labels)
         return right
 
     @contextmanager

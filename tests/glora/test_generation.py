@@ -76,6 +76,25 @@ def data():
     return TensorDataset(torch.randn(30, 3, 16, 16, dtype=torch.float64), torch.randint(4, (30,)))
 
 
+@pytest.mark.parametrize(("room", "tried"), [(3, [5, 2, 2, 2, 2, 1, 2]), (0, [5, 2, 1])], ids=["for some", "for none"])
+def test_memory_that_does_not_do_for_a_batch_of_subnets_takes_fewer(net, data, monkeypatch, room, tried):
+    space, rng, sizes, answer = Space(net.layer_names, (4, 2)), random.Random(0), [], Generation.__call__
+    configs = [space.sample(rng) for _ in range(9)]
+
+    def cramped(generation, part, images):
+        sizes.append(len(part))
+        if len(part) > room:
+            raise torch.OutOfMemoryError("too much")
+        return answer(generation, part, images)
+
+    monkeypatch.setattr(Generation, "__call__", cramped)
+    score = Score(net, data)
+    assert score.all(configs, space, together=5) == [Score(net, data)(config) for config in configs]
+    assert score.all(configs[:2], space, together=5) == [Score(net, data)(config) for config in configs[:2]]
+    assert sizes == tried
+    assert score.images_seen == 11 * len(data)
+
+
 def test_every_subnet_answers_as_alone_also_after_the_supernet_changed(net, data, place):
     space, rng, images = Space(net.layer_names, (4, 2)), random.Random(0), data.tensors[0].to(place)
     generation = Generation(net.to(place), space)
