@@ -1,8 +1,11 @@
 """A function that is compiled gives what it gives as it stands: values, gradients, and what is changed in place."""
 
+import warnings
+
 import pytest
 import torch
 
+from glora_lib.training import fused as fused_module
 from glora_lib.training.flat_adamw import FlatAdamW, _move
 from glora_lib.training.fused import fused
 from glora_lib.training.joined import _fused, _summed
@@ -48,6 +51,30 @@ def test_a_step_of_the_optimizer():
     for name in ("tensors", "mean", "square"):
         torch.testing.assert_close(*(getattr(adamw, name).detach() for adamw in found))
     assert torch.equal(found[0].tensors[0, 3:], start[0, 3:])
+
+
+def test_where_nothing_can_be_compiled_that_is_said_once_and_the_functions_run_as_they_stand(monkeypatch):
+    import torch._dynamo
+
+    def failing(function):
+        def compiled(*arguments):
+            tried.append(function)
+            raise torch._dynamo.exc.BackendCompilerFailed(failing, RuntimeError("No working C++ compiler found"), None)
+
+        return compiled
+
+    tried: list = []
+    monkeypatch.setattr(fused_module, "suits", lambda x: True)
+    monkeypatch.setattr(fused_module, "_failed", False)
+    monkeypatch.setattr(torch, "compile", failing)
+    add, x = fused(lambda x, y: x.add_(y)), torch.zeros(2, 3)
+    with pytest.warns(UserWarning, match=r"torch.compile does not work here \(.*No working C\+\+ compiler found"):
+        add(x, torch.ones(2, 3))
+    with warnings.catch_warnings(action="error"):
+        add(x, torch.ones(2, 3))
+        fused(torch.square)(x)
+    assert torch.equal(x, torch.full((2, 3), 2.0))
+    assert len(tried) == 1
 
 
 def test_what_is_fused_is_called_as_it_stands_on_a_processor():
