@@ -83,6 +83,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rewrite-figures", action="store_true", help="copy what differs from the committed figures over them")
     parser.add_argument("--timeout", type=number, default=3600, help="seconds a notebook")
     args = parser.parse_args(argv)
+    if args.minutes and args.compute != "missing":
+        parser.error(f"--minutes computes what is missing, not {args.compute!r}; leave --compute out")
     names = [name for name, _ in args.set]
     if own := [name for name in names if name in vars(args)]:
         parser.error(f"--set {own[0]}=...: it has an option of its own, --{own[0].replace('_', '-')}")
@@ -131,15 +133,16 @@ def fill_for(args: argparse.Namespace) -> int:
     missing = [run for run in plan(PROFILES[args.profile]) if not run.exists()]
     print(f"{len(missing)} runs have no record; {args.minutes:g} minutes", flush=True)
     tell = lambda line: print(line, flush=True)  # noqa: E731
-    with deadline.until(end):
-        try:
+    try:
+        with deadline.until(end):
             fill(missing, workers=args.workers or 1, scheduler=args.scheduler, keep_going=True, say=tell)
-        except deadline.OutOfTime as error:
-            tell(error)
-    left = [run for run in missing if not run.exists()]
-    print(f"{len(missing) - len(left)} new records, {len(left)} runs are left")
-    if args.packed:
-        print(f"the records: {pack.collect(Path(args.packed), args.profile, start)}")
+    except deadline.OutOfTime as error:
+        tell(error)
+    finally:  # also of the records before an error
+        left = [run for run in missing if not run.exists()]
+        print(f"{len(missing) - len(left)} new records, {len(left)} runs are left")
+        if args.packed:
+            print(f"the records: {pack.collect(Path(args.packed), args.profile, start)}")
     return 0
 
 

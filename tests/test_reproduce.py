@@ -301,6 +301,28 @@ def test_in_some_minutes_runs_are_computed_in_order_until_time_is_up(project, mo
     assert [run.exists() for run in more] == [True, True, True, False, False]
 
 
+def test_records_before_an_error_are_collected(project, monkeypatch, capsys):
+    monkeypatch.setattr(reproduce, "plan", lambda profile: [Run("minutes", "gratings", "linear", SMOKE)])
+    monkeypatch.setattr(reproduce.pack, "use", lambda place: None)
+    monkeypatch.setattr(reproduce.pack, "collect", lambda place, profile, since: f"{place}/{profile}.tar.xz")
+
+    def failing(*_, **__):
+        raise RuntimeError("the driver is gone")
+
+    monkeypatch.setattr(reproduce, "fill", failing)
+    with pytest.raises(RuntimeError, match="the driver is gone"):
+        reproduce.main(["--profile", "smoke", "--minutes", "1", "--packed", "taken"])
+    assert capsys.readouterr().out.splitlines()[-1] == "the records: taken/smoke.tar.xz"
+
+
+def test_minutes_are_for_what_is_missing_and_for_profiles_with_an_order(capsys):
+    with pytest.raises(SystemExit):
+        reproduce.main(["--profile", "smoke", "--minutes", "1", "--compute", "none"])
+    assert "--minutes computes what is missing, not 'none'; leave --compute out" in capsys.readouterr().err
+    assert reproduce.main(["--profile", "smoke", "--minutes", "1"]) == 2
+    assert "the profile smoke has no order of runs for a number of minutes; valid: gpu" in capsys.readouterr().err
+
+
 def test_a_profile_whose_weights_or_tasks_are_missing_says_so_at_once(project, monkeypatch, capsys, tmp_path):
     write(project / "01_one.ipynb")
     monkeypatch.setenv("GLORA_DATA_DIR", str(tmp_path))

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from glora_lib.glora.masked import Masks
 from glora_lib.glora.model import AdaptedModel
 from glora_lib.glora.space import Space
+from glora_lib.training.batch import TrainingError
 from glora_lib.training.device import free
 from glora_lib.training.loop import train
 from glora_lib.training.many import train_many
@@ -46,16 +47,17 @@ def train_supernet(
     if begun or (_has_graphs(place) and not by_loop):
         try:
             choices = Masks(space, net.rank, place)
-            (history,) = train_many(
-                [net], [data], [recipe], seeds=[seed], choices=choices, checkpoint=program, watch=seen
-            )  # fmt: skip
+            (history,) = train_many([net], [data], [recipe], seeds=[seed], choices=choices, checkpoint=program, watch=seen)
             return history
         except Unsuited:  # layers without masks
             pass
-        except torch.OutOfMemoryError:
-            if begun:  # the network is not what it was
-                raise
-            free()  # the loop takes a batch in parts
+        except torch.OutOfMemoryError as error:
+            if begun:  # the loop cannot go on from there
+                raise TrainingError(
+                    f"the supernet's training does not fit into the memory of {place} any more; make room there, or delete "
+                    f"{program} to start again ({' '.join(str(error).split())[:120]})"
+                ) from error
+        free()  # not while an error holds what did not fit; the loop takes a batch in parts
     return train(net, data, recipe, sample=space.sample, seed=seed, checkpoint=checkpoint, watch=watch)
 
 

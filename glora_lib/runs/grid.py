@@ -6,17 +6,19 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import torch
 from joblib import Parallel, delayed, parallel_config
 
 from glora_lib import backbones
 from glora_lib.data import load_shift, load_task
+from glora_lib.runs import record as records
 from glora_lib.runs.provenance import peak_memory, provenance
 from glora_lib.runs.record import Record, RecordError
 from glora_lib.runs.run import Run
 from glora_lib.runs.stages import STAGES, here
-from glora_lib.runs.together import groups, parts, train_together
+from glora_lib.runs.together import groups, parts, sorted_by_kind, train_together
 from glora_lib.training import deadline
 from glora_lib.training.batch import TrainingError
 from glora_lib.training.device import device, forget_peak, free
@@ -43,20 +45,21 @@ def fill(
     """Compute the runs that have no record ("missing"), all of them ("all") or not one ("none"); return those still without.
 
     Each record is written here as soon as its run ends, and an interrupted run goes on from its last epoch or generation. Where
-    several processes compute, they take the runs that share a training, or train as one program, as one part, whose records are
-    written when it ends.
+    several processes compute, they take the runs that share a training, or train as one program, as one part; the records of a
+    cluster come when a part ends. Without a deadline, runs of one kind train together wherever they stand.
 
     Args:
         workers: processes that compute at once; they share the processor's threads out, and take one of several GPUs each.
-        scheduler: the address of a Dask cluster, "tcp://host:8786", whose workers compute instead; they need the same code and
-            packages, not the same disk. A run whose worker dies is given to another one.
+        scheduler: the address of a Dask cluster, "tcp://host:8786", whose workers compute instead; they need one thread each,
+            the same code and packages, not the same disk. A part whose worker dies is given to another one.
         together: train runs of one kind as one program also where there is no GPU, on which that is always done.
-        keep_going: a run whose training fails (TrainingError, as where a loss is not finite) is left without a record, which
+        keep_going: a run that fails (TrainingError: a loss is not finite, memory does not do) is left without a record, which
             `say` is told, and the others go on; without it the first one ends all.
         say: is told a line for every record that is saved.
         do: what makes a record of a run; `execute` without it, `language.execute` for language models.
 
-    Raises DeviceError for a device that is asked for and missing, and OutOfTime when the deadline has passed
+    Raises DeviceError for a device that is asked for and missing, ValueError for a cluster whose workers have several threads
+    (runs would draw from one another's generators), and OutOfTime when the deadline has passed
     (`training.deadline.until`): records that are whole stay, and what has begun goes on from there another time.
     """
     do = do or execute
@@ -79,20 +82,24 @@ def fill(
             for stage in (run, run.supernet):
                 shutil.rmtree(stage.state_folder, ignore_errors=True)
     if workers == 1 and scheduler is None:
+        if _as_programs(do, together) and deadline.left() is None:
+            wanted = sorted_by_kind(wanted)
         for outcome in _computed(wanted, do, together, keep_going):
-            _keep(outcome, say)
+            say(_kept(outcome))
     elif wanted:
-        threads = share(workers) if scheduler is None else None
+        threads, root = (share(workers), records.ROOT) if scheduler is None else (None, None)
         seconds = deadline.left()
         end, late = None if seconds is None else time.time() + seconds, None
         with _backend(workers, scheduler) as (number, gpus):
-            shares = parts(wanted, number, together=do is execute and (gpus or together))
+            programs = do is execute and (gpus or together)
+            wanted = sorted_by_kind(wanted) if programs and seconds is None else wanted
             outcomes = Parallel(n_jobs=-1 if scheduler else workers, return_as="generator_unordered", batch_size=1)(
-                delayed(_elsewhere)(part, threads, end, do, together, keep_going) for part in shares
+                delayed(_elsewhere)(part, threads, root, end, do, together, keep_going)
+                for part in parts(wanted, number, together=programs)
             )
-            for records, error in outcomes:
-                for outcome in records:
-                    _keep(outcome, say)
+            for found, error in outcomes:
+                for outcome in found:
+                    say(_kept(outcome))
                 if error is not None and not isinstance(error, deadline.OutOfTime):
                     raise error
                 late = late or error
@@ -146,6 +153,11 @@ def _backend(workers: int, scheduler: str | None) -> Iterator[tuple[int, bool]]:
     except ImportError as error:
         raise ImportError(f"a scheduler ({scheduler}) needs dask.distributed: pip install 'glora_lib[dask]'") from error
     with Client(scheduler, timeout=ANSWER) as client, parallel_config(backend="dask"):
+        if many := {address: number for address, number in client.nthreads().items() if number > 1}:
+            raise ValueError(
+                f"workers of the cluster have several threads, which would share one random generator: {many}; start them with "
+                "one each: dask worker ADDRESS --nworkers N --nthreads 1"
+            )
         kinds = client.run(_kind_of_device)
         yield len(kinds), set(kinds.values()) == {"cuda"}
 
@@ -160,7 +172,8 @@ def _computed(runs: Iterable[Run], do: Callable[[Run], Record], together: bool, 
     Raises OutOfTime when the deadline has passed.
     """
     for group in groups(runs):
-        if do is execute and (device().type == "cuda" or together):
+        deadline.check(f"{group[0].id} and what follows it have not begun")
+        if _as_programs(do, together):
             try:
                 train_together(group)
             except TrainingError:  # of one of them; without it the others train
@@ -175,17 +188,30 @@ def _computed(runs: Iterable[Run], do: Callable[[Run], Record], together: bool, 
             free()
 
 
+def _as_programs(do: Callable[[Run], Record], together: bool) -> bool:
+    return do is execute and (together or device().type == "cuda")
+
+
 def _elsewhere(
-    runs: list[Run], threads: int | None, end: float | None, do: Callable[[Run], Record], together: bool, keep_going: bool
+    runs: list[Run],
+    threads: int | None,
+    root: Path | None,
+    end: float | None,
+    do: Callable[[Run], Record],
+    together: bool,
+    keep_going: bool,
 ) -> tuple[list[Record | str], Exception | None]:
-    """Return what `_computed` yields in another process, and what ended it early; `end` is a time of `time.time`."""
+    """Return what `_computed` yields in another process, and what ended it early; `end` is a time of `time.time`.
+
+    With a `root`, which is on a disk that both have, records are written there as they come, and lines are returned.
+    """
     if threads is not None:
         torch.set_num_threads(threads)
     outcomes: list[Record | str] = []
     with deadline.until(None if end is None else time.monotonic() + end - time.time()):
         try:
             for outcome in _computed(runs, do, together, keep_going):
-                outcomes.append(outcome)
+                outcomes.append(outcome if root is None else _kept(outcome, root))
         except deadline.OutOfTime as error:
             return outcomes, error
         except Exception as error:  # returned, so that the records before it are kept; its traceback stays here
@@ -195,17 +221,24 @@ def _elsewhere(
 
 
 def _execute(run: Run, do: Callable[[Run], Record], keep_going: bool) -> Record | str:
-    """Return the run's record or, with `keep_going`, why its training failed."""
+    """Return the run's record or, with `keep_going`, why it failed."""
     try:
         return do(run)
+    except torch.OutOfMemoryError as error:
+        failure = TrainingError(
+            f"memory does not do for {run.id} on {device()}; make room there, or take smaller images, another backbone or "
+            f"DEVICE=cpu ({' '.join(str(error).split())[:120]})"
+        )
     except TrainingError as error:
-        if not keep_going:
-            raise
-        return f"{run.experiment}/{run.id} has no record: {error}"
+        failure = error
+    if not keep_going:
+        raise failure
+    return f"{run.experiment}/{run.id} has no record: {failure}"
 
 
-def _keep(outcome: Record | str, say: Callable[[str], None]) -> None:
-    if isinstance(outcome, Record):
-        outcome.save()
-        outcome = f"{outcome.experiment}/{outcome.id}: test {outcome.metrics.get('test', math.nan):.4f}"
-    say(outcome)
+def _kept(outcome: Record | str, root: Path | None = None) -> str:
+    """Write a record down; return the line that says so."""
+    if not isinstance(outcome, Record):
+        return outcome
+    outcome.save(root)
+    return f"{outcome.experiment}/{outcome.id}: test {outcome.metrics.get('test', math.nan):.4f}"

@@ -20,7 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from glora_lib.backbones import packaged
+from glora_lib.backbones import BackboneError, packaged
+from glora_lib.backbones.files import find
 from glora_lib.data import packed, shifts_of, tasks, unavailable
 from glora_lib.runs.paths import CACHE, OUT, ROOT
 from glora_lib.runs.profile import Profile
@@ -40,13 +41,18 @@ class PackError(ValueError):
 def pack(profile: Profile, out: Path, part_mb: int | float = 48) -> dict:
     """Write everything that the profile's runs need to `out`; return the manifest: commit, profile, tasks, parts and checksums.
 
-    Tasks whose data are not here are left out. Raises PackError for code that is in no commit, and for parts of no size.
+    Tasks whose data are not here are left out. Raises PackError for code that is in no commit, for weights that are not here,
+    and for parts of no size.
     """
     if part_mb * 2**20 < 1:
         raise PackError(f"parts of {part_mb} MB hold nothing; give more than 0 (--part-mb)")
     revision, dirty = commit()
     if dirty:
         raise PackError("the code differs from its commit, so that no record of it could be used; commit it first")
+    try:
+        weights = find(profile.weights) if profile.weights not in ("", "random", "hub") else None
+    except BackboneError as error:
+        raise PackError(f"the weights of the profile {profile.name} cannot be packed: {error}") from error
     names = [name for name in (*profile.tasks, *profile.sources) if not unavailable(name, profile)]
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=out) as whole:
@@ -54,6 +60,8 @@ def pack(profile: Profile, out: Path, part_mb: int | float = 48) -> dict:
             packaged.converted()
             for path in sorted(CACHE.glob(f"{packaged.PACKAGED}--*.safetensors")):
                 archive.add(path, f"data/{path.name}")
+            if weights:
+                archive.add(weights.resolve(), f"data/{weights.name}")
             for name in names:
                 _add_task(archive, name, profile)
             _add_code(archive)

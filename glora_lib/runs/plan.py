@@ -24,7 +24,15 @@ SHIFTED = ("linear", "vpt_deep", "adapter", EVERYWHERE, SEARCHED)
 
 
 def plan(profile: Profile) -> list[Run]:
-    """Return the runs of a profile that has `rows`, in order; those whose data are not here are left out, each run once."""
+    """Return the runs of a profile that has `rows`, in order; those whose data are not here are left out, each run once.
+
+    Raises ValueError for other profiles, whose runs are the notebooks' alone.
+    """
+    if not profile.rows:
+        raise ValueError(
+            f"the profile {profile.name} has no order of runs for a number of minutes; valid: gpu. Its notebooks compute what "
+            "is missing: leave --minutes out"
+        )
     runs = [
         *_rows(profile, FIRST, (0,)),
         *(run for run in _controls(profile, 0) if run.method in SUPERNETS),

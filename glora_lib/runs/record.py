@@ -40,12 +40,13 @@ class Record:
         """The name of the record's file, without its ending."""
         return f"{self.task}--{self.method}--{self.profile}--s{self.seed}"
 
-    def save(self) -> Path:
+    def save(self, root: Path | None = None) -> Path:
         """Write the record to its profile's folder, `<experiment>/<id>.json`, whole or not at all; return the path.
 
-        A record of the same settings is replaced. One of other settings is not: a RecordError names what differs.
+        A record of the same settings is replaced. One of other settings is not: a RecordError names what differs. `root` is
+        the project's by default.
         """
-        path = folder(self.experiment, self.profile) / f"{self.id}.json"
+        path = folder(self.experiment, self.profile, root) / f"{self.id}.json"
         text = json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
         check_place(path, json.loads(text)["settings"])
         with replacing(path) as temporary:
@@ -102,11 +103,11 @@ def check_place(path: Path, settings: dict) -> None:
         )
 
 
-def folder(experiment: str, profile: str) -> Path:
-    """Return the folder that holds the records of an experiment in a profile."""
+def folder(experiment: str, profile: str, root: Path | None = None) -> Path:
+    """Return the folder that holds the records of an experiment in a profile; `root` is the project's by default."""
     if profile not in PROFILES:
         raise ValueError(f"unknown profile {profile!r}; valid: {', '.join(PROFILES)}")
-    return ROOT / PROFILES[profile].results / experiment
+    return (root or ROOT) / PROFILES[profile].results / experiment
 
 
 def results(experiment: str, profile: str, *, allow_dirty: bool | None = None) -> pd.DataFrame:

@@ -18,7 +18,6 @@ from glora_lib.backbones import load_backbone
 from glora_lib.data import load_task
 from glora_lib.glora.masked import Masks
 from glora_lib.glora.space import Space
-from glora_lib.runs.paths import CACHE
 from glora_lib.runs.profile import Profile
 from glora_lib.runs.run import Run
 from glora_lib.runs.stages import SUPERNETS, adapted, here, training_state
@@ -42,6 +41,14 @@ def groups(runs: Iterable[Run], most: int = MOST) -> Iterator[list[Run]]:
         group.append(run)
     if group:
         yield group
+
+
+def sorted_by_kind(runs: Iterable[Run]) -> list[Run]:
+    """Return the runs with those of a kind after each other, kinds and runs in their order: a table's rows run by task."""
+    kinds: dict[tuple, list[Run]] = {}
+    for run in runs:
+        kinds.setdefault(kind(run), []).append(run)
+    return [run for members in kinds.values() for run in members]
 
 
 def parts(runs: Sequence[Run], workers: int, together: bool) -> list[list[Run]]:
@@ -79,13 +86,18 @@ def train_together(runs: list[Run]) -> None:
     alone = [run.method in ALONE or bool(run.recipe.one_cycle) for run in runs]
     shared = {training_state(run): run for run, by_itself in zip(runs, alone, strict=True) if not by_itself}
     waiting = list(shared.values())  # searches share a training
-    if not _checkpoint(waiting).exists():  # a program that has ended is gone only when all of its runs have been left
+    if waiting and not _checkpoint(waiting).exists():  # a program that has ended is gone only when all its runs have been left
         waiting = [run for state, run in shared.items() if not state.exists()]
     if len(waiting) < _least(runs[0]):
         return
-    fits = _train(waiting)
+    numbers = [len(load_task(run.task, run.profile).train) for run in waiting]
+    if len(set(numbers)) > 1:  # of images, and so of steps
+        for number in dict.fromkeys(numbers):
+            train_together([run for run, its in zip(waiting, numbers, strict=True) if its == number])
+        return
+    done = _train(waiting)
     free()
-    if not fits and len(waiting) > 1:
+    if not done and len(waiting) > 1:
         half = len(waiting) // 2
         for part in (waiting[:half], waiting[half:]):
             train_together(part)
@@ -99,13 +111,13 @@ def _least(run: Run) -> int:
 def _train(runs: list[Run]) -> bool:
     """Train the runs as one program, if they can be one; return whether memory does for it."""
     forget_peak(device())
-    models, data, recipes = zip(*map(_make, runs), strict=True)
-    choices = None
-    if runs[0].method in SUPERNETS:
-        space = Space(models[0].layer_names, recipes[0].ranks)
-        choices = Masks(space, recipes[0].rank, next(models[0].parameters()).device)
     checkpoint = _checkpoint(runs)
     try:
+        models, data, recipes = zip(*map(_make, runs), strict=True)
+        choices = None
+        if runs[0].method in SUPERNETS:
+            space = Space(models[0].layer_names, recipes[0].ranks)
+            choices = Masks(space, recipes[0].rank, next(models[0].parameters()).device)
         histories = train_many(
             models, data, recipes, seeds=[run.seed for run in runs], choices=choices, checkpoint=checkpoint
         )  # fmt: skip
@@ -125,9 +137,10 @@ def _train(runs: list[Run]) -> bool:
 
 
 def _checkpoint(runs: list[Run]) -> Path:
-    """Return where the program of these runs keeps its state."""
-    places = hashlib.sha256(" ".join(str(training_state(run)) for run in runs).encode()).hexdigest()[:16]
-    return CACHE / "runs" / f"together--{places}.pt"
+    """Return where the program of these runs keeps its state: beside the first one's, with which it is deleted."""
+    states = [training_state(run) for run in runs]
+    places = hashlib.sha256(" ".join(map(str, states)).encode()).hexdigest()[:16]
+    return states[0].with_name(f"together--{places}.pt")
 
 
 def _make(run: Run) -> tuple[nn.Module, Dataset, Profile]:

@@ -3,9 +3,17 @@
 import gc
 import multiprocessing
 import os
+import tempfile
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 
 import torch
+
+try:
+    import fcntl
+except ImportError:  # no such locks on Windows
+    fcntl = None
 
 CHOICES = "auto, cpu, cuda, or one of several GPUs, cuda:0"
 
@@ -17,8 +25,8 @@ class DeviceError(RuntimeError):
 def device(wanted: str | None = None) -> torch.device:
     """Return the device that `wanted`, else the environment's `DEVICE`, asks for; "auto", the default, is a GPU if one is here.
 
-    Of several GPUs, processes that were started to compute at once take one each in turn. Raises DeviceError for a GPU that is
-    not here, and for a name that is none of the choices.
+    Of several GPUs, processes that were started to compute at once take one each, which nobody else of them has. Raises
+    DeviceError for a GPU that is not here, and for a name that is none of the choices.
     """
     name = (wanted or os.environ.get("DEVICE") or "auto").strip().lower()
     kind, _, number = name.partition(":")
@@ -33,7 +41,7 @@ def device(wanted: str | None = None) -> torch.device:
             f"DEVICE={name} asks for a GPU, and torch {torch.__version__} ({built}) sees {here} here; "
             "mend the driver (nvidia-smi must list the card), or set DEVICE=cpu or DEVICE=auto"
         )
-    return torch.device("cuda", int(number) if number else _worker() % here)
+    return torch.device("cuda", int(number) if number else _turn(_worker(), here))
 
 
 def suited(dtype: str, place: torch.device) -> str:
@@ -87,7 +95,7 @@ def peak_memory(place: torch.device) -> float | None:
 
 def forget_peak(place: torch.device) -> None:
     """Let `peak_memory` count from here."""
-    if place.type == "cuda":
+    if place.type == "cuda" and torch.cuda.is_initialized():  # before that torch has no counter, and refuses
         torch.cuda.reset_peak_memory_stats(place)
 
 
@@ -98,10 +106,32 @@ def free() -> None:
         torch.cuda.empty_cache()
 
 
-def _worker() -> int:
-    """The number, from 0, of a process that was started by another to compute beside others; 0 in a process of its own."""
+def _worker() -> int | None:
+    """The number, from 0, of a process that was started by another to compute beside others; None in a process of its own."""
     identity = multiprocessing.current_process()._identity
-    return identity[-1] - 1 if identity else 0
+    return identity[-1] - 1 if identity else None
+
+
+@cache
+def _turn(worker: int | None, here: int) -> int:
+    """Return which of the GPUs a process takes, for as long as it lives.
+
+    A worker that stands in for one that ended has a number of its own, so that numbers alone would give some GPU to two: each
+    locks a file for its GPU, which the system unlocks when the process ends. Where all are taken, numbers decide.
+    """
+    for number in range(here if worker is not None and fcntl is not None else 0):
+        lock = Path(tempfile.gettempdir(), f"glora_lib-{os.getuid()}-gpu-{number}.lock").open("a")  # noqa: SIM115 - held
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            continue
+        _locks.append(lock)
+        return number
+    return (worker or 0) % here
+
+
+_locks: list = []  # that this process holds
 
 
 def _driver() -> str:

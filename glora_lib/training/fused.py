@@ -42,7 +42,7 @@ def fused(function: Callable) -> Callable:
                 torch._dynamo.maybe_mark_dynamic(argument, (0, 1))
         try:
             return whole(*arguments)
-        except torch._dynamo.exc.BackendCompilerFailed as error:  # before anything was computed
+        except torch._dynamo.exc.ShortenTraceback as error:  # also where Triton is missing; before anything was computed
             _failed = True
             why = " ".join(str(error).split())[:200]
             warnings.warn(

@@ -95,7 +95,7 @@ class Program:
         self.device = next(models[0].parameters()).device
         self.data = [at(split, self.device) for split in data]
         train_mode(models[0])
-        example = torch.stack([self.data[0][place][0] for place in range(min(2, len(data[0])))]).to(self.device)
+        example = self.data[0][list(range(min(2, len(data[0]))))][0].to(self.device)
         like = next(models[0].parameters())
         form = (choices.form, choices.formed) if choices else ()
         self.stack = Stack(models, example.to(like.dtype), *form, own_noise=self.device.type == "cpu")

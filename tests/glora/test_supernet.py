@@ -2,6 +2,7 @@
 
 import copy
 import random
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,7 @@ from glora_lib.glora.space import Space
 from glora_lib.glora.supernet import train_supernet
 from glora_lib.runs.profiles import SMOKE
 from glora_lib.training import deadline
+from glora_lib.training.batch import TrainingError
 from glora_lib.training.deadline import OutOfTime
 from glora_lib.training.loop import train
 
@@ -105,6 +107,36 @@ def test_the_loop_goes_on_from_its_own_checkpoint_also_on_a_gpu(net, images, pro
     assert programs == []
 
 
+def test_data_that_take_lists_alone_are_enough(net, images, programs):
+    class Lists(TensorDataset):
+        def __getitem__(self, places: list[int]):
+            assert isinstance(places, list)
+            return super().__getitem__(places)
+
+    assert losses(train_supernet(net, space(net), Lists(*images.tensors), replace(RECIPE, epochs=1)))
+    assert programs == [1]
+
+
+def test_what_did_not_fit_is_gone_before_the_loop_begins(net, images, programs, monkeypatch):
+    held, loop = [], supernet.train
+
+    class Large:
+        """What a program holds."""
+
+    def cramped(*_, **__):
+        large = Large()
+        held.append(weakref.ref(large))
+        raise torch.OutOfMemoryError("too much")
+
+    def train_then(*given, **named):
+        assert held[0]() is None
+        return loop(*given, **named)
+
+    monkeypatch.setattr(supernet, "train_many", cramped)
+    monkeypatch.setattr(supernet, "train", train_then)
+    assert len(train_supernet(net, space(net), images, RECIPE)) == RECIPE.epochs
+
+
 def test_layers_without_masks_are_trained_by_the_loop(images, programs):
     model = timm.create_model("test_efficientnet", num_classes=3).double()
     net = adapt(model, layers=["conv"], rank=2)
@@ -124,7 +156,7 @@ def test_memory_that_does_not_do_is_the_loops_unless_the_supernet_has_been_train
 
     monkeypatch.setattr(supernet, "train_many", cramped)
     if epochs:
-        with pytest.raises(torch.OutOfMemoryError):
+        with pytest.raises(TrainingError, match="does not fit into the memory of cpu any more; make room there, or delete"):
             train_supernet(net, space(net), images, RECIPE)
     else:
         assert len(train_supernet(net, space(net), images, RECIPE)) == RECIPE.epochs

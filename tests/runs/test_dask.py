@@ -32,9 +32,9 @@ def test_a_killed_worker_loses_no_record_and_none_is_written_twice(cluster, tmp_
     saved, killed, asked = Counter(), [], []
     save, parts = Record.save, grid.parts
 
-    def save_and_count(found: Record):
+    def save_and_count(found: Record, root=None):
         saved[found.id] += 1
-        return save(found)
+        return save(found, root)
 
     def kill() -> None:
         with distributed.Client(cluster.scheduler_address) as client:
@@ -42,8 +42,8 @@ def test_a_killed_worker_loses_no_record_and_none_is_written_twice(cluster, tmp_
             killed.append(busy[0].result())
         os.kill(killed[0], signal.SIGKILL)
 
-    def save_then_kill(found: Record):
-        path = save_and_count(found)
+    def save_then_kill(found: Record, root=None):
+        path = save_and_count(found, root)
         if sum(saved.values()) == 1:  # the others are on their way
             killer = threading.Thread(target=kill)
             killer.start()
@@ -58,6 +58,17 @@ def test_a_killed_worker_loses_no_record_and_none_is_written_twice(cluster, tmp_
     assert saved == {run.id: 1 for run in runs}
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == sorted(run.path.name for run in runs)
     assert all(Record.load(run.path).seed == run.seed for run in runs)
+
+
+def test_workers_of_several_threads_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "ROOT", tmp_path)
+    cluster = distributed.LocalCluster(
+        n_workers=1, threads_per_worker=2, processes=True, host="127.0.0.1", dashboard_address=":0", silence_logs=50
+    )
+    refused = pytest.raises(ValueError, match="have several threads.*: 2}; start them with one each: dask worker ADDRESS")
+    with cluster, refused:
+        fill([Run("dask", "gratings", "linear", SMOKE)], scheduler=cluster.scheduler_address)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_address_where_nobody_answers_is_an_error_that_names_it(tmp_path, monkeypatch):

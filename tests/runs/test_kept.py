@@ -45,9 +45,11 @@ def test_another_processor_may_differ_by_three_images_and_this_one_by_none():
     kept.ensure([found])
     assert kept.allowed(found) == 0
     recorded = Record.load(found.path)
-    recorded.provenance["processor"] = "another"
-    recorded.save()
-    assert kept.allowed(found) == 3
+    here = dict(recorded.provenance)
+    for changed in ({"processor": "another"}, {"device": "cuda"}):
+        recorded.provenance = here | changed
+        recorded.save()
+        assert kept.allowed(found) == 3
 
 
 def test_what_is_kept_is_not_computed_again(root):

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from glora_lib.backbones import load_backbone, packaged
+from glora_lib.backbones.files import find
 from glora_lib.data import load_task, loaded, packed, tasks
 from glora_lib.data.task import DataError
 from glora_lib.runs import pack as pack_module
@@ -91,6 +92,17 @@ def test_the_code_is_there_and_knows_its_commit(made, monkeypatch):
         "# changed\n" + (code / "glora_lib" / "runs" / "paths.py").read_text()
     )
     assert run() == [HEAD, "True"]
+
+
+def test_weights_that_are_a_file_are_taken_along_and_missed_at_once(folders):
+    profile = replace(PROFILE, tasks=("things",), backbone="test_vit", weights="own.npz")
+    with pytest.raises(PackError, match="the weights of the profile gpu cannot be packed: 'own.npz' is neither in"):
+        pack(profile, folders / "pack")
+    (folders / "data" / "own.npz").write_bytes(b"weights")
+    pack(profile, folders / "pack")
+    use(folders / "pack")
+    assert find("own.npz").read_bytes() == b"weights"
+    assert find("own.npz").parent != folders / "data"
 
 
 def test_another_pack_of_the_same_commit_is_unpacked_over_the_first(made):

@@ -8,7 +8,7 @@ from glora_lib.data import unavailable
 from glora_lib.glora.space import Space, stored
 from glora_lib.runs import plan as plan_module
 from glora_lib.runs.plan import plan, run_of, seeds_of
-from glora_lib.runs.profiles import GPU, PAPER, PROFILES
+from glora_lib.runs.profiles import CPU, GPU, PAPER, PROFILES, SMOKE
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +45,12 @@ def test_every_run_is_there_once_and_first_rows_come_first():
     assert [seed for _, seed in order] == sorted(seed for _, seed in order)
     assert Counter(tables)["glora-0.0001", 2] == Counter(tables)["linear", 0] == len(GPU.tasks)
     assert not {("linear", 1), ("linear-0.01", 1)} & set(tables)
+
+
+@pytest.mark.parametrize("profile", [SMOKE, CPU, PAPER], ids=lambda profile: profile.name)
+def test_a_profile_without_an_order_is_refused(profile):
+    with pytest.raises(ValueError, match=f"the profile {profile.name} has no order of runs .*valid: gpu.*leave --minutes out"):
+        plan(profile)
 
 
 def test_controls_of_a_trained_supernet_follow_its_row():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from joblib import parallel_config
 
+from glora_lib.data.task import Images, Task
 from glora_lib.runs import grid, record
 from glora_lib.runs import run as run_module
 from glora_lib.runs import together as together_module
@@ -14,9 +15,10 @@ from glora_lib.runs.grid import Run, fill
 from glora_lib.runs.profiles import SMOKE
 from glora_lib.runs.record import Record
 from glora_lib.runs.stages import training_state
-from glora_lib.runs.together import groups, parts, train_together
+from glora_lib.runs.together import groups, parts, sorted_by_kind, train_together
 from glora_lib.training import checkpoint as checkpoints
 from glora_lib.training import deadline
+from glora_lib.training.batch import TrainingError
 from glora_lib.training.many import Program
 
 PROFILE = replace(SMOKE, epochs=2, population=6, parents=2, mutations=3, crossovers=3, generations=1)
@@ -29,8 +31,7 @@ def folder(tmp_path, monkeypatch):
 
     def use(name: str) -> None:
         monkeypatch.setattr(record, "ROOT", tmp_path / name)
-        for module in (run_module, together_module):
-            monkeypatch.setattr(module, "CACHE", tmp_path / name / "cache")
+        monkeypatch.setattr(run_module, "CACHE", tmp_path / name / "cache")
 
     use("one")
     return use
@@ -86,7 +87,7 @@ def test_a_kill_while_the_finished_trainings_are_left_loses_none_of_them(folder,
     monkeypatch.setattr("glora_lib.training.many.schedule", lambda *_: pytest.fail("trained again"))
     train_together(runs("lora"))
     assert all(training_state(run).exists() for run in runs("lora"))
-    assert not list(together_module.CACHE.glob("runs/together--*"))
+    assert not list(run_module.CACHE.rglob("together--*"))
 
 
 def test_what_trains_by_steps_is_trained_alone(folder):
@@ -154,6 +155,78 @@ def test_memory_that_does_not_do_halves_the_program(folder, monkeypatch):
     assert sizes == [3, 2]  # one is left, and is trained alone
 
 
+def test_memory_that_does_not_do_for_all_backbones_halves_the_program_too(folder, monkeypatch):
+    made, make = [], together_module._make
+
+    def cramped(run: Run):
+        made.append(run.label)
+        if len(made) == 3:
+            raise torch.OutOfMemoryError("too much")
+        return make(run)
+
+    monkeypatch.setattr(together_module, "_make", cramped)
+    train_together(runs("lora"))
+    assert made == [run.label for run in [*runs("lora"), *runs("lora")[1:]]]
+    assert [training_state(run).exists() for run in runs("lora")] == [False, True, True]
+
+
+def test_a_run_that_memory_does_not_do_for_is_said_and_the_others_go_on(folder, monkeypatch):
+    execute = grid.execute
+
+    def cramped(run: Run) -> Record:
+        if run.label == "lora-0.002":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return execute(run)
+
+    monkeypatch.setattr(grid, "execute", cramped)
+    said: list[str] = []
+    assert fill(runs("lora"), keep_going=True, say=said.append) == [runs("lora")[1]]
+    assert said[1].startswith(
+        "joint/gratings--lora-0.002--smoke--s0 has no record: memory does not do for gratings--lora-0.002"
+    )
+    with pytest.raises(TrainingError, match="make room there, or take smaller images.*CUDA out of memory. Tried to allocate"):
+        fill(runs("lora"))
+
+
+def test_runs_with_other_numbers_of_images_make_programs_of_their_own(folder, monkeypatch):
+    sizes, train, load = [], together_module.train_many, together_module.load_task
+
+    def cut(task: str, profile) -> Task:
+        found = load(task, profile)
+        few = profile.learning_rate == 2e-3
+        return replace(found, train=Images(found.train.raw[:40], found.train.labels[:40])) if few else found
+
+    monkeypatch.setattr(together_module, "load_task", cut)
+    monkeypatch.setattr(
+        together_module, "train_many", lambda nets, *rest, **named: sizes.append(len(nets)) or train(nets, *rest, **named)
+    )
+    train_together(runs("lora"))
+    assert sizes == [2]
+    assert [training_state(run).exists() for run in runs("lora")] == [True, False, True]
+
+
+def test_runs_of_a_kind_train_together_wherever_they_stand_in_a_table(folder, monkeypatch):
+    sizes, train = [], together_module.train_many
+    monkeypatch.setattr(
+        together_module, "train_many", lambda nets, *rest, **named: sizes.append(len(nets)) or train(nets, *rest, **named)
+    )
+    by_task = [run for pair in zip(runs("lora"), runs("bitfit"), strict=True) for run in pair]
+    assert sorted_by_kind(by_task) == [*runs("lora"), *runs("bitfit")]
+    assert fill(by_task, together=True) == []
+    assert sizes == [3, 3]
+
+
+def test_all_anew_deletes_the_program_of_these_runs(folder, monkeypatch):
+    epochs, train_epoch = [], Program.train_epoch
+    monkeypatch.setattr(Program, "train_epoch", lambda program: train_epoch(program) or epochs.append(program.epoch))
+    with monkeypatch.context() as patch:
+        patch.setattr(deadline, "passed", lambda: bool(epochs))
+        with pytest.raises(deadline.OutOfTime):
+            fill(runs("lora"), together=True)
+    assert fill(runs("lora"), "all", together=True) == []
+    assert epochs == [1, 1, 2]
+
+
 @pytest.mark.parametrize("fits", [True, False])
 def test_on_a_gpu_one_supernet_is_a_program_and_where_memory_does_not_do_it_is_trained_alone(folder, monkeypatch, fits):
     sizes, train = [], together_module._train
@@ -172,13 +245,21 @@ def test_on_a_gpu_one_supernet_is_a_program_and_where_memory_does_not_do_it_is_t
     assert fill([supernet]) == []
 
 
-def test_a_deadline_keeps_what_is_done_and_the_rest_goes_on(folder):
-    with deadline.until(0.0), pytest.raises(deadline.OutOfTime, match="epochs of 3 runs are kept"):
-        fill(runs("lora"), together=True)
+def test_a_deadline_keeps_what_is_done_and_the_rest_goes_on(folder, monkeypatch):
+    epochs, train_epoch = [], Program.train_epoch
+    monkeypatch.setattr(Program, "train_epoch", lambda program: train_epoch(program) or epochs.append(program.epoch))
+    with monkeypatch.context() as patch:
+        patch.setattr(deadline, "passed", lambda: bool(epochs))
+        with pytest.raises(deadline.OutOfTime, match="1 of 2 epochs of 3 runs are kept"):
+            fill(runs("lora"), together=True)
     assert not any(run.exists() for run in runs("lora"))
     assert fill(runs("lora"), together=True) == []
+    assert epochs == [1, 2]
     with deadline.until(0.0), pytest.raises(deadline.OutOfTime, match="bitfit-0.001--smoke--s0 and what follows it"):
         fill([*runs("lora"), *runs("bitfit")])
+    with deadline.until(0.0), pytest.raises(deadline.OutOfTime, match="bitfit-0.001--smoke--s0 and what follows it"):
+        fill(runs("bitfit"), together=True)
+    assert epochs == [1, 2]  # after the deadline nothing begins
 
 
 @pytest.fixture
@@ -228,6 +309,17 @@ def test_what_one_process_has_computed_is_kept_where_its_next_run_fails(folder, 
         fill(runs("lora"), workers=2)
     assert "in failing" in raised.value.__notes__[0]
     assert [run.exists() for run in runs("lora")] == [True, False, False]
+
+
+def test_records_are_written_as_they_come_or_come_back_from_another_disk(folder, tmp_path):
+    ended = ["joint/gratings--bitfit-0.001--smoke--s0: test 0."]
+    found, error = grid._elsewhere(runs("bitfit")[:1], None, tmp_path / "there", None, grid.execute, False, False)
+    assert [line[: len(ended[0])] for line in found] == ended
+    assert (tmp_path / "there" / SMOKE.results / "joint" / f"{runs('bitfit')[0].id}.json").exists()
+    found, error = grid._elsewhere(runs("bitfit")[:1], None, None, None, grid.execute, False, False)
+    assert [record.id for record in found] == [runs("bitfit")[0].id]
+    assert error is None
+    assert not runs("bitfit")[0].exists()
 
 
 def test_time_that_is_up_in_one_process_keeps_what_it_has_computed(folder, monkeypatch, elsewhere):

@@ -46,13 +46,54 @@ def test_an_unknown_name_is_refused_with_the_known(wanted):
         device(wanted)
 
 
-def test_processes_that_compute_at_once_take_the_gpus_in_turn(gpus, monkeypatch):
-    gpus(2)
-    for number, expected in ((1, 0), (2, 1), (3, 0)):
+@pytest.fixture
+def worker(monkeypatch, tmp_path):
+    """Become a process that was started to compute beside others, the n-th one; what it locks is given up at the end."""
+    monkeypatch.setattr(devices.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(devices, "_locks", [])
+
+    def become(number: int) -> None:
         process = SimpleNamespace(_identity=(number,))
-        monkeypatch.setattr(devices.multiprocessing, "current_process", lambda process=process: process)
+        monkeypatch.setattr(devices.multiprocessing, "current_process", lambda: process)
+
+    yield become
+    for lock in devices._locks:
+        lock.close()
+    devices._turn.cache_clear()
+
+
+def test_processes_that_compute_at_once_take_the_gpus_in_turn(gpus, worker):
+    gpus(2)
+    for number, expected in ((1, 0), (2, 1), (3, 0), (4, 1), (2, 1)):
+        worker(number)
         assert device("cuda") == torch.device("cuda", expected)
     assert device("cuda:1") == torch.device("cuda", 1)  # a number that is asked for is taken
+
+
+@pytest.mark.skipif(devices.fcntl is None, reason="this system has no such locks")
+def test_a_process_that_stands_in_for_one_that_ended_takes_its_gpu(gpus, worker):
+    """Its number alone, 3 of two, would put it beside the second one."""
+    gpus(2)
+    for number in (1, 2):
+        worker(number)
+        device("cuda")
+    devices._locks.pop(1).close()  # as when the second one ends
+    worker(3)
+    assert device("cuda") == torch.device("cuda", 1)
+
+
+def test_a_process_of_its_own_takes_the_first_and_leaves_all_to_its_workers(gpus, worker):
+    gpus(2)
+    assert device("cuda") == torch.device("cuda", 0)
+    worker(1)
+    assert device("cuda") == torch.device("cuda", 0)
+
+
+def test_a_gpu_that_nothing_has_used_yet_has_no_peak_to_forget(monkeypatch):
+    """torch refuses to reset a counter that it has not made, and to be asked for a device makes none."""
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda place: pytest.fail("Invalid device argument"))
+    devices.forget_peak(torch.device("cuda", 0))
 
 
 def test_a_record_of_the_processor_names_it_alone():

@@ -4,6 +4,8 @@ import warnings
 
 import pytest
 import torch
+import torch._dynamo
+from torch._inductor.exc import TritonMissing
 
 from glora_lib.training import fused as fused_module
 from glora_lib.training.flat_adamw import FlatAdamW, _move
@@ -53,13 +55,22 @@ def test_a_step_of_the_optimizer():
     assert torch.equal(found[0].tensors[0, 3:], start[0, 3:])
 
 
-def test_where_nothing_can_be_compiled_that_is_said_once_and_the_functions_run_as_they_stand(monkeypatch):
-    import torch._dynamo
+def without_compiler() -> RuntimeError:
+    return torch._dynamo.exc.BackendCompilerFailed(without_compiler, RuntimeError("No working C++ compiler found"), None)
 
+
+def without_triton() -> RuntimeError:
+    return TritonMissing(None)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [(without_compiler, "No working C"), (without_triton, "Cannot find a working triton")]
+)
+def test_where_nothing_can_be_compiled_that_is_said_once_and_the_functions_run_as_they_stand(monkeypatch, error, said):
     def failing(function):
         def compiled(*arguments):
             tried.append(function)
-            raise torch._dynamo.exc.BackendCompilerFailed(failing, RuntimeError("No working C++ compiler found"), None)
+            raise error()
 
         return compiled
 
@@ -68,7 +79,7 @@ def test_where_nothing_can_be_compiled_that_is_said_once_and_the_functions_run_a
     monkeypatch.setattr(fused_module, "_failed", False)
     monkeypatch.setattr(torch, "compile", failing)
     add, x = fused(lambda x, y: x.add_(y)), torch.zeros(2, 3)
-    with pytest.warns(UserWarning, match=r"torch.compile does not work here \(.*No working C\+\+ compiler found"):
+    with pytest.warns(UserWarning, match=rf"torch.compile does not work here \(.*{said}"):
         add(x, torch.ones(2, 3))
     with warnings.catch_warnings(action="error"):
         add(x, torch.ones(2, 3))
