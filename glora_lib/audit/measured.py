@@ -161,6 +161,7 @@ def fused_speed(claim: pd.Series, profile: str) -> Judged:
     margin = float(claim["tolerance"])
     ratio, record = min(((_fused(record), record) for record in records["record"]), key=lambda pair: pair[0].half)
     text = f"{ratio.mean:.3f} of the backbone's speed [{ratio.low:.3f}, {ratio.high:.3f}] over {ratio.n} rounds"
+    text += f", the steadiest of {len(records)} records" if len(records) > 1 else ""
     verdict = "not testable here" if ratio.half > margin else seen(ratio.low - (1 - margin), ratio.high - (1 - margin))
     shape = f"{record.settings['image_size']} px; batch {record.settings['batch']}, {record.provenance['processor']}"
     return Judged(text, verdict, visible=f"{100 * ratio.half:.1f} %", scale=shape)

@@ -91,12 +91,15 @@ def beside_random(records: pd.DataFrame) -> pd.DataFrame:
     """Return the records of searches with what they found beside random subnets of the same supernet, on test images.
 
     New columns: random (the random subnets' mean, %), gain (found - random, points), optimism (what was found, validation -
-    test, points) and range (best - worst random subnet, points).
+    test, points), luck (optimism beyond that of the random subnets, which no validation image has chosen, points) and range
+    (best - worst random subnet, points).
     """
     tests = records["random_test"].map(pd.Series)
     random = 100 * tests.map(pd.Series.mean)
+    harder = random - 100 * records["random_val"].map(pd.Series).map(pd.Series.mean)
+    optimism = 100 * (records["val"] - records["test"])
     return records.assign(
-        random=random, gain=100 * records["test"] - random, optimism=100 * (records["val"] - records["test"]),
+        random=random, gain=100 * records["test"] - random, optimism=optimism, luck=optimism + harder,
         range=100 * tests.map(lambda values: values.max() - values.min()),
     )  # fmt: skip
 
