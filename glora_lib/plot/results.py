@@ -17,7 +17,7 @@ def lines(
     figure, axes = plt.subplots(figsize=(7, 4))
     for number, (name, (xs, ys)) in enumerate(curves.items()):
         color, marker, _ = look(name, number)
-        style = {"color": color, "marker": marker, "linestyle": "--" if number >= 5 else "-"}
+        style = {"color": color, "marker": marker} | ({"linestyle": "--", "markerfacecolor": "white"} if number >= 5 else {})
         axes.plot(xs, ys, label=name, markersize=4, linewidth=1.6, **style)
     axes.set(xlabel=x, ylabel=y, title=title, yscale="log" if log_y else "linear")
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))

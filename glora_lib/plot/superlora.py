@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from glora_lib.plot.style import GREYSAFE, finish
+from glora_lib.plot.style import GREYSAFE, MARKERS, finish
 
 MARKS = {  # family -> marker, colour, whether filled: thirteen that stay apart in grey
     "dense": ("*", 0, True),
@@ -119,8 +119,10 @@ def spectra(values: Mapping[str, Sequence[float]], *, y: str) -> Figure:
     for number, (name, line) in enumerate(values.items()):
         line = np.asarray(line) / max(line)
         kept = max(1, int((line > 1e-3).sum()))
-        style = {"color": GREYSAFE[number % 5], "linestyle": ("-", "--", ":")[number // 5 % 3], "linewidth": 1.6}
-        axes.plot(np.arange(1, kept + 1), line[:kept], marker=".", markersize=4, label=f"{name}: {kept}", **style)
+        again = {"linestyle": "--", "markerfacecolor": "white"} if number >= 5 else {}
+        style = {"color": GREYSAFE[number % 5], "marker": MARKERS[number % 5], "markersize": 5, "linewidth": 1.4} | again
+        marked = [place for place in range(kept) if place < 8 or place % 8 == 0 or place == kept - 1]
+        axes.plot(np.arange(1, kept + 1), line[:kept], markevery=marked, label=f"{name}: {kept}", **style)
     axes.set(xscale="log", yscale="log", xlabel="number of the singular value", ylabel=y)
     axes.legend(frameon=False, fontsize=8, title="setting: rank", loc="upper left", bbox_to_anchor=(1.01, 1))
     return finish(figure)
