@@ -39,7 +39,7 @@ from glora_lib.training.head import head_of
 from glora_lib.training.loop import train
 
 FUSABLE = [method for method in METHODS if method not in NOT_FUSABLE]
-# what two cores do in two minutes, with 1,000 pictures of 42 pixels; most of it is training, which limits a supernet
+# what two cores do in minutes, with 1,000 pictures of 42 pixels; most of it is training, which limits a supernet
 EPOCHS = 12
 SEARCH = {"population": 30, "parents": 6, "mutations": 15, "crossovers": 15, "generations": 1}
 
