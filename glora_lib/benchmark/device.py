@@ -126,7 +126,7 @@ def _warm(make: Maker, place: torch.device) -> tuple[Visit, float | None]:
         visit(0)
         return visit, None
     before = torch.cuda.memory_allocated(place)
-    torch.cuda.reset_peak_memory_stats(place)
+    devices.forget_peak(place)
     visit = make()
     for number in range(PLAIN):
         visit(number)
