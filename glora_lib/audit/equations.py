@@ -9,7 +9,7 @@ from torch import nn
 
 from glora_lib.audit.judge import count, exact, statement
 from glora_lib.glora.layer import GLoRALinear
-from glora_lib.glora.space import Choice, Space, lora_rank
+from glora_lib.glora.space import TENSORS, Choice, Space, lora_rank
 from glora_lib.training.head import head_of
 
 EXACT = 1e-12  # float64
@@ -185,20 +185,37 @@ def eq9_expands() -> tuple[bool, str]:
 
 def freedom(choice: Choice, d2: int = 6, d1: int = 5, rank: int = 2) -> int:
     """Return in how many directions a subnet can move the fused weight and bias: the rank of their Jacobian."""
+    return int(torch.linalg.matrix_rank(slopes(choice, d2, d1, rank)))
+
+
+def slopes(choice: Choice, d2: int, d1: int, rank: int) -> torch.Tensor:
+    """Return the Jacobian of the fused weight and bias, (d2 (d1 + 1), numbers that the choice uses or not)."""
     layer = random_layer(d2, d1, rank).use(choice)
     layer.fast = False
     probes = torch.cat([torch.eye(d1), torch.zeros(1, d1)]).double()  # the outputs at these inputs determine W and b
     support = {name: p for name, p in layer.named_parameters() if p.requires_grad}
-    slopes = torch.func.jacrev(lambda p: torch.func.functional_call(layer, p, probes))(support)
-    return int(torch.linalg.matrix_rank(torch.cat([s.flatten(2) for s in slopes.values()], 2).flatten(0, 1)))
+    found = torch.func.jacrev(lambda p: torch.func.functional_call(layer, p, probes))(support)
+    return torch.cat([s.flatten(2) for s in found.values()], 2).flatten(0, 1)
 
 
 @cache
 def freedoms(d2: int = 10, d1: int = 8, rank: int = 2) -> tuple[int, list[int]]:
-    """Return the freedom of the subnet with everything in a layer, and that of every subnet."""
+    """Return the freedom of the subnet with everything in a layer, and that of every subnet.
+
+    The tensors add up (Eq. 10), so that the Jacobian of a choice is that of its forms side by side.
+    """
+    space = Space(("layer",), (rank,))
+    places = [(tensor, form) for tensor in TENSORS for form in space.forms[tensor]]
+    alone = {place: slopes(Choice(**dict([place])), d2, d1, rank) for place in places}
+    alone = {place: found[:, found.any(0)] for place, found in alone.items()}  # what it uses
+
+    def free(choice: Choice) -> int:
+        parts = [alone[place] for place in zip(TENSORS, choice.forms, strict=True)]
+        return int(torch.linalg.matrix_rank(torch.cat(parts, 1)))
+
     everything = f"lora{rank}"
-    largest = freedom(Choice(everything, everything, everything, "vector", "vector"), d2, d1, rank)
-    return largest, [freedom(choice, d2, d1, rank) for choice in Space(("layer",), (rank,)).choices()]
+    largest = free(Choice(everything, everything, everything, "vector", "vector"))
+    return largest, [free(choice) for choice in space.choices()]
 
 
 def bounded_by_dense(d2: int = 10, d1: int = 8) -> tuple[bool, str]:

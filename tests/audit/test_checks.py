@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from glora_lib.audit import counts, dimensions, equations, protocol, selection, superlora, superset, table1, tables
-from glora_lib.glora.space import Choice
+from glora_lib.glora.space import Choice, Space
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -88,6 +88,15 @@ def test_fusion_adds_a_bias_and_only_where_there_is_none():
     assert equations.extra_parameters(bias=False) == 5
     assert sum(equations.swin_without_bias().values()) == 256 + 512 + 1024
     assert equations.llama_biases() == 524_288
+
+
+def test_the_freedom_of_every_subnet_is_that_of_its_forms_side_by_side():
+    largest, every = equations.freedoms(4, 3, 1)
+    choices = Space(("layer",), (1,)).choices()
+    assert len(every) == len(choices) == 432
+    for place in (0, 7, 100, 253, 431):
+        assert every[place] == equations.freedom(choices[place], 4, 3, 1)
+    assert largest == max(every)
 
 
 def test_freedom_after_fusion():

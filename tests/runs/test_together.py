@@ -286,12 +286,11 @@ def test_several_processes_train_in_programs_too(folder, monkeypatch, elsewhere)
     monkeypatch.setattr(
         together_module, "train_many", lambda nets, *rest, **named: sizes.append(len(nets)) or train(nets, *rest, **named)
     )
-    wanted = [*runs("glora"), *runs("lora"), *runs("bitfit")]
-    assert fill(wanted, workers=3, together=True) == []
-    assert sizes == [3, 3, 3]
+    assert fill([*runs("lora")[:2], *runs("bitfit")[:2]], workers=2, together=True) == []
+    assert sizes == [2, 2]
     sizes.clear()
     folder("two")
-    assert fill(wanted, workers=3) == []
+    assert fill(runs("bitfit")[:2], workers=2) == []
     assert sizes == []  # on a processor only where it is asked for
 
 
