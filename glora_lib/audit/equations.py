@@ -221,9 +221,8 @@ def freedoms(d2: int = 10, d1: int = 8, rank: int = 2) -> tuple[int, list[int]]:
 def bounded_by_dense(d2: int = 10, d1: int = 8) -> tuple[bool, str]:
     """Say whether the largest subnet has at least the freedom of every other; name the ceiling that fusion sets."""
     largest, every = freedoms(d2, d1)
-    return largest >= max(
-        every
-    ), f"{largest} directions, {max(every)} at most of {len(every)}; a dense layer has {d2 * d1 + d2}"
+    found = f"{largest} directions, {max(every)} at most of {len(every)}; a dense layer has {d2 * d1 + d2}"
+    return largest >= max(every), found
 
 
 def greater() -> tuple[bool, str]:

@@ -53,9 +53,10 @@ def train_supernet(
             pass
         except torch.OutOfMemoryError as error:
             if begun:  # the loop cannot go on from there
+                again = f"delete {program} to start again" if program else "start again with a fresh network"
                 raise TrainingError(
-                    f"the supernet's training does not fit into the memory of {place} any more; make room there, or delete "
-                    f"{program} to start again ({' '.join(str(error).split())[:120]})"
+                    f"the supernet's training does not fit into the memory of {place} any more; make room there, or {again} "
+                    f"({' '.join(str(error).split())[:120]})"
                 ) from error
         free()  # not while an error holds what did not fit; the loop takes a batch in parts
     return train(net, data, recipe, sample=space.sample, seed=seed, checkpoint=checkpoint, watch=watch)

@@ -65,7 +65,7 @@ class Profile:
     shots: tuple[int, ...] = (1, 2, 4, 8, 16)  # training images a class
     controlled: dict[str, tuple[str, ...]] = field(default_factory=lambda: dict.fromkeys(VTAB_1K, tuple(CONTROLS)))  # by task
     sources: tuple[str, ...] = ("imagenet-16shot-s0",)  # what is trained on, then tested on shifted targets
-    other_seeds: dict[str, tuple[int, ...]] = field(default_factory=dict)  # by method, control or experiment, or "task control"
+    other_seeds: dict[str, tuple[int, ...]] = field(default_factory=dict)  # by method, control or experiment
     rates: dict[str, tuple[float, ...]] = field(default_factory=dict)  # by method: other learning rates, `controls.rates`
     layers: dict = field(default_factory=lambda: dict(LAYERS))  # what the experiment "layers" changes, `layers.layers`
     # the supernet (App. A and the authors' supernet.py)
@@ -140,9 +140,9 @@ class Profile:
         names = ("population", "parents", "mutations", "crossovers", "probability", "generations", "limit")
         return {name: getattr(self, name) for name in names}
 
-    def seeds_of(self, name: str, task: str = "") -> tuple[int, ...]:
-        """Return the seeds that a method, a control or an experiment runs with in this profile, on all tasks or on one."""
-        return self.other_seeds.get(f"{task} {name}", self.other_seeds.get(name, self.seeds))
+    def seeds_of(self, name: str) -> tuple[int, ...]:
+        """Return the seeds that a method, a control or an experiment runs with in this profile."""
+        return self.other_seeds.get(name, self.seeds)
 
     def row(self, label: str) -> tuple[str, "Profile"]:
         """Return the method behind a row of the main table, and this profile with the row's own settings.

@@ -16,6 +16,7 @@ except ImportError:  # no such locks on Windows
     fcntl = None
 
 CHOICES = "auto, cpu, cuda, or one of several GPUs, cuda:0"
+_locks: list = []  # that this process holds, of the GPU that it has taken
 
 
 class DeviceError(RuntimeError):
@@ -129,9 +130,6 @@ def _turn(worker: int | None, here: int) -> int:
         _locks.append(lock)
         return number
     return (worker or 0) % here
-
-
-_locks: list = []  # that this process holds
 
 
 def _driver() -> str:

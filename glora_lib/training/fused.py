@@ -13,8 +13,8 @@ from functools import cache, wraps
 import torch
 from torch import Tensor
 
-_failed = False  # whether something could not be compiled in this process
 VARIANTS = 64  # number formats, widths, with and without gradients: torch's own limit of 8 would end in unfused calls
+_failed = False  # whether something could not be compiled in this process
 
 
 def fused(function: Callable) -> Callable:

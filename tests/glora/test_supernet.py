@@ -156,7 +156,9 @@ def test_memory_that_does_not_do_is_the_loops_unless_the_supernet_has_been_train
 
     monkeypatch.setattr(supernet, "train_many", cramped)
     if epochs:
-        with pytest.raises(TrainingError, match="does not fit into the memory of cpu any more; make room there, or delete"):
+        with pytest.raises(
+            TrainingError, match="does not fit into the memory of cpu any more; make room there, or start again with"
+        ):
             train_supernet(net, space(net), images, RECIPE)
     else:
         assert len(train_supernet(net, space(net), images, RECIPE)) == RECIPE.epochs
