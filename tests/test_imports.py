@@ -54,8 +54,9 @@ INSIDE = {
     ),
     "audit": (
         "sources judge",
-        "counts dimensions equations intervals protocol superlora superset table1",
-        "measured selection other_models superlora_runs tables",
+        "counts dimensions intervals protocol superlora superlora_table3 superset table1",
+        "equations measured selection other_models superlora_runs tables",
+        "theorem",
         "desk findings",
         "checklist coverage report",
         "__main__",

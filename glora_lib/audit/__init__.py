@@ -3,9 +3,9 @@
 `python -m glora_lib.audit` prints the verdict table as Markdown; `--check` fails when the README's summary is stale.
 
 sources: the CSV files · judge: from numbers to verdicts · table1, tables, protocol: the papers' own tables and settings ·
-counts: search space and sizes · dimensions, equations, superset: Eq. 10 to 14, fusion, reductions · selection: a simulation ·
-superlora · intervals, measured, other_models, superlora_runs: our records · desk: the table of verdicts and its parts ·
-coverage, checklist, findings, report: what a reviewer reads.
+counts: search space and sizes · dimensions, equations, superset: Eq. 10 to 14, fusion, reductions · theorem: Theorem 1 ·
+selection: a simulation · superlora, superlora_table3 · intervals, measured, other_models, superlora_runs: our records · desk:
+the table of verdicts and its parts · coverage, checklist, findings, report: what a reviewer reads.
 """
 
 from glora_lib.audit import checklist, coverage, dimensions, findings, report, selection, superlora, superset, table1, tables

@@ -75,6 +75,11 @@ def table1_size(ours) -> Check:
     return check
 
 
+def ssf_as_described() -> int:
+    """Return SSF's parameters on ViT-B where it follows every MLP, MHSA and LayerNorm: a scale and a shift a feature."""
+    return 2 * VIT_B.width * (4 * VIT_B.depth + 1)  # two norms, MHSA and MLP in a block, and the last norm
+
+
 def subnet_size(rank: int) -> Check:
     """Return the check of GLoRA's printed size against the mean random subnet; the tolerance is a share of what is printed."""
 
@@ -160,6 +165,7 @@ CHECKS = {
     "size/noah": table1_size(mean_noah),
     "size/fact": table1_size(lambda: mean_fact("fact_tk", FACT_TK_TASKS)),
     "size/ssf": table1_size(lambda: formula("ssf").trained),
+    "size/ssf-as-described": table1_size(ssf_as_described),
     "size/ssf-with-head": table1_size(lambda: formula("ssf").trained + mean_head()),
     "size/repadapter": table1_size(lambda: formula("repadapter").trained),
     "size/repadapter-without-biases": table1_size(lambda: formula("repadapter", bias=False).trained),

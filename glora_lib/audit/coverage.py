@@ -42,7 +42,6 @@ ITEMS = (
         "parameters by kind of layer",
         ("16_layer_configs:vtab1k:glora",),
         ("16_parameters_by_kind",),
-        ("GLoRA Sec. 4",),
     ),
     Item(
         "GLoRA Fig. 4",

@@ -12,9 +12,11 @@ from glora_lib.audit import (
     selection,
     superlora,
     superlora_runs,
+    superlora_table3,
     superset,
     table1,
     tables,
+    theorem,
 )
 from glora_lib.audit.judge import OWN, VERDICTS, Check, Judged
 from glora_lib.audit.sources import PAPERS, claims
@@ -38,9 +40,11 @@ MODULES = (
     counts,
     dimensions,
     equations,
+    theorem,
     superset,
     selection,
     superlora,
+    superlora_table3,
     measured,
     other_models,
     superlora_runs,

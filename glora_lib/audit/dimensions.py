@@ -74,7 +74,15 @@ def scaling_shapes() -> tuple[bool, str]:
     return bool(elementwise.all()), f"{elementwise.sum()} of {len(elementwise)} fit elementwise, {product.sum()} as a product"
 
 
+def dot_product() -> tuple[bool, str]:
+    """Say whether Eq. 6 gives as many outputs as features with a dot product, as Sec. 2.1 calls its sign."""
+    scale = features = torch.ones(D1)
+    dot, elementwise = torch.dot(scale, features), scale * features
+    return dot.numel() == D1, f"a dot product of {D1} features is {dot.numel()} number, elementwise {elementwise.numel()}"
+
+
 CHECKS = {
+    "equation/6": statement(dot_product),
     "equation/10-product": statement(lambda: fits("ICLR", "W0 A")),
     "equation/10-prompt": statement(bias_terms),
     "equation/10-product-v1": statement(lambda: fits("v1", "W0 A")),

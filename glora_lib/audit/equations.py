@@ -1,5 +1,6 @@
-"""Checks on live layers: Eq. 10 to 14 as the code reads them, fusion with and without a bias, storage, and Theorem 1."""
+"""Checks on live layers: Eq. 10 to 14 as the code reads them, fusion with and without a bias, and storage."""
 
+import random
 from functools import cache
 
 import pandas as pd
@@ -8,8 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from glora_lib.audit.judge import count, exact, statement
+from glora_lib.audit.superset import small_vit
 from glora_lib.glora.layer import GLoRALinear
-from glora_lib.glora.space import TENSORS, Choice, Space, lora_rank
+from glora_lib.glora.model import adapt, fuse
+from glora_lib.glora.space import Choice, Space, lora_rank
 from glora_lib.training.head import head_of
 
 EXACT = 1e-12  # float64
@@ -169,6 +172,30 @@ def no_weight_change() -> tuple[bool, str]:
     ), f"their fused changes of a weight (10 x 8) have rank {ranks['ssf']} and {ranks['repadapter']}"
 
 
+def cannot_scale_and_shift() -> tuple[bool, str]:
+    """Say whether a low-rank change of the weight leaves out scales and shifts: a scale has full rank, a shift is no weight."""
+    low, scaled = rank_of_change("repadapter"), rank_of_change("ssf")
+    return (
+        scaled > low,
+        f"scaling the outputs of a layer (10 x 8) changes it by rank {scaled}, LoRA of rank {low} by {low}; no bias",
+    )
+
+
+@torch.no_grad()
+def loads_as_it_was() -> tuple[bool, str]:
+    """Say whether the weights of a fused ViT load into the plain model, by names and shapes, and give the same features."""
+    net, generator, plain = adapt(small_vit(), rank=2), torch.Generator().manual_seed(5), small_vit()
+    for parameter in net.parameters():
+        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        parameter.add_(0.1 * noise if parameter.requires_grad else 0)
+    net.use(Space(net.layer_names, (2,)).sample(random.Random(0))).eval()
+    images = torch.randn(2, 3, 32, 32, generator=generator, dtype=torch.float64)
+    adapted = net.model.forward_features(images)  # its untrained head answers zero
+    plain.load_state_dict(fuse(net).state_dict())  # raises for a name or a shape that differs
+    error = float((plain.forward_features(images) - adapted).abs().max())
+    return error < 1e-9, f"every layer has a bias: loads by name and shape, features differ by {error:.0e}; see fusion/no-bias"
+
+
 @torch.no_grad()
 def eq9_expands() -> tuple[bool, str]:
     """Say whether both lines of Eq. 9 (RepAdapter) are the same function."""
@@ -183,56 +210,6 @@ def eq9_expands() -> tuple[bool, str]:
     return bool(error < EXACT), f"largest difference {error:.0e}"
 
 
-def freedom(choice: Choice, d2: int = 6, d1: int = 5, rank: int = 2) -> int:
-    """Return in how many directions a subnet can move the fused weight and bias: the rank of their Jacobian."""
-    return int(torch.linalg.matrix_rank(slopes(choice, d2, d1, rank)))
-
-
-def slopes(choice: Choice, d2: int, d1: int, rank: int) -> torch.Tensor:
-    """Return the Jacobian of the fused weight and bias, (d2 (d1 + 1), numbers that the choice uses or not)."""
-    layer = random_layer(d2, d1, rank).use(choice)
-    layer.fast = False
-    probes = torch.cat([torch.eye(d1), torch.zeros(1, d1)]).double()  # the outputs at these inputs determine W and b
-    support = {name: p for name, p in layer.named_parameters() if p.requires_grad}
-    found = torch.func.jacrev(lambda p: torch.func.functional_call(layer, p, probes))(support)
-    return torch.cat([s.flatten(2) for s in found.values()], 2).flatten(0, 1)
-
-
-@cache
-def freedoms(d2: int = 10, d1: int = 8, rank: int = 2) -> tuple[int, list[int]]:
-    """Return the freedom of the subnet with everything in a layer, and that of every subnet.
-
-    The tensors add up (Eq. 10), so that the Jacobian of a choice is that of its forms side by side.
-    """
-    space = Space(("layer",), (rank,))
-    places = [(tensor, form) for tensor in TENSORS for form in space.forms[tensor]]
-    alone = {place: slopes(Choice(**dict([place])), d2, d1, rank) for place in places}
-    alone = {place: found[:, found.any(0)] for place, found in alone.items()}  # what it uses
-
-    def free(choice: Choice) -> int:
-        parts = [alone[place] for place in zip(TENSORS, choice.forms, strict=True)]
-        return int(torch.linalg.matrix_rank(torch.cat(parts, 1)))
-
-    everything = f"lora{rank}"
-    largest = free(Choice(everything, everything, everything, "vector", "vector"))
-    return largest, [free(choice) for choice in space.choices()]
-
-
-def bounded_by_dense(d2: int = 10, d1: int = 8) -> tuple[bool, str]:
-    """Say whether the largest subnet has at least the freedom of every other; name the ceiling that fusion sets."""
-    largest, every = freedoms(d2, d1)
-    found = f"{largest} directions, {max(every)} at most of {len(every)}; a dense layer has {d2 * d1 + d2}"
-    return largest >= max(every), found
-
-
-def greater() -> tuple[bool, str]:
-    """Say whether a subnet has less freedom than the largest: most, and none more. Theorem 1 allows as much."""
-    largest, every = freedoms()
-    fewer, equal = sum(number < largest for number in every), every.count(largest)
-    holds = fewer > len(every) / 2 and fewer + equal == len(every)
-    return holds, f"{fewer} of {len(every)} subnets of a layer have fewer directions than the largest, {equal} as many"
-
-
 CHECKS = {
     "equation/10-code": statement(code_reading),
     "equation/12": statement(fuses_exactly),
@@ -243,8 +220,8 @@ CHECKS = {
     "fusion/bias": count(lambda: extra_parameters(True), "{} extra parameters (4 -> 5)"),
     "fusion/no-bias": biases_appear,
     "fusion/no-retraining-v1": statement(inherits_weights),
-    "theorem/monotone": statement(bounded_by_dense),
-    "theorem/greater": statement(greater),
+    "limits/lora-fact": statement(cannot_scale_and_shift),
+    "fusion/loads": statement(loads_as_it_was),
     "objection/linear-only": statement(convolution_too),
     "objection/all-linear": statement(fuses_exactly),
 }

@@ -84,10 +84,10 @@ def summary(profile: str = "cpu") -> str:
     table = verdicts(profile)
     averages, own = (table["kind"] == "average").sum(), len(part(table, "ours"))
     lines = [
-        f"{len(table) - averages - own} facts, each once with all the places that state it, all {averages} printed averages, "
-        f"and {own} questions of our own, which are in no tally. A verdict on an exact check and one on runs at another scale "
-        f"are different things and are never added up. The tallies are those of the {profile} profile; `python -m "
-        "glora_lib.audit` prints every row, [notebook 99](notebooks/99_verdict.ipynb) has the quotes and the evidence.",
+        f"{len(table) - averages - own} checks, each with all the places that state what it checks, all {averages} printed "
+        f"averages, and {own} questions of our own, which are in no tally. A verdict on an exact check and one on runs at "
+        f"another scale are different things and are never added up. The tallies are those of the {profile} profile; `python "
+        "-m glora_lib.audit` prints every row, [notebook 99](notebooks/99_verdict.ipynb) has the quotes and the evidence.",
         "",
         tallies(table),
         "",

@@ -14,7 +14,7 @@ from glora_lib.superlora.projection import Fastfood
 TABLE = {  # Table 1, and LoHa, which the text names beside its rows: the setting as printed there, and dW written out
     "dense": ("F = I, weight-wise, K = 1, C = I, M = 1", "free"),
     "lora": ("F = I, weight-wise, K = 1, C = I, M = 2", "A B^T"),
-    "loha": ("none: Eq. 2 has no Hadamard product", "(W1a W1b) * (W2a W2b)"),
+    "loha": ("none: K = 1, M = 2 with rank r x r has its functions", "(W1a W1b) * (W2a W2b)"),
     "lokr": ("F = I, weight-wise, K = 2, C = I, M = 2", "W1 kron (W2a W2b)"),
     "lonkr": ("F = I, group-wise, K > 2, C = I, M = 2", "W1 kron W2 kron (W3a W3b)"),
     "lotr": ("F = I, group-wise, G = 1, M > 2", "U C_i V"),

@@ -11,7 +11,7 @@ MENDED = {"FT Wq,Wv": 50_331_648, "LoRA": 393_216}
 
 
 def printed() -> pd.DataFrame:
-    """Return Table 3 of the paper: a row per method, parameters as printed (M) and mended (millions), and the five metrics."""
+    """Return Table 3 of the paper: a row per method, its size as printed (M) and, where counted, in millions, and metrics."""
     entries = pd.read_csv(REPORTED / "superlora_table3_e2e.csv")
     table = entries.pivot(index="method", columns="metric", values="value").loc[list(dict.fromkeys(entries["method"]))]
     table.insert(0, "printed (M)", table.pop("trainable_params_m"))

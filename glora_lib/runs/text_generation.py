@@ -36,7 +36,9 @@ FASTFOOD = {"groups": 1, "projection": "fastfood", "seed": 0}
 SETTINGS: dict[str, tuple[str, dict]] = {
     "FT Wq Wv": ("dense", {}),
     "LoRA r=4": ("lora", {"r": 4}),
-    "SuperLoRA r=9": ("lora", FOLD | {"r": 9}),  # 2D reshaped, G = 1: on SmolLM2-135M 0.29 of LoRA's parameters
+    # 2D reshaped, G = 1: on GPT-2 medium 129,024 parameters, the 0.12 of Table 3 in its units of 2^20, and 0.33 of LoRA's; on
+    # SmolLM2-135M 0.29
+    "SuperLoRA r=9": ("lora", FOLD | {"r": 9}),
     "LoRA r=1": ("lora", {"r": 1}),
     "dense rho=0.1": ("dense", FASTFOOD | {"ratio": 0.1}),
     "dense rho=0.01": ("dense", FASTFOOD | {"ratio": 0.01}),

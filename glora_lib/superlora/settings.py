@@ -85,12 +85,15 @@ class SuperLoRA:
 
     @classmethod
     def loha(cls, r: int = 4, groups: int | str = "weight", **options) -> "SuperLoRA":
-        """Return LoHa, the product of two LoRA element by element: named by the paper, and no setting of Eq. 2."""
+        """Return LoHa, the product of two LoRA element by element: named by the paper, in Eq. 2 only with more parameters."""
         return cls(r=r, groups=groups, hadamard=True, **options)
 
     @classmethod
     def lokr(cls, r: int | None = 4, groups: int | str = "weight", splits: int = 2, **options) -> "SuperLoRA":
-        """Return K = 2, M = 2: LoKr, a dense left factor and a right one of rank `r`, dense where r is half its side."""
+        """Return K = 2, M = 2: LoKr, a dense left factor and a right one of rank `r`, dense where r is half its side.
+
+        A deviation from Table 1, by which the left factor is A B^T too; dense as in Sec. 4.2.3 and in the paper of LoKr.
+        """
         return cls(r=r, groups=groups, splits=splits, **options)
 
     @classmethod

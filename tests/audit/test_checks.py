@@ -1,9 +1,23 @@
 """The exact checks, one by one: what they compute, and that they could come out otherwise."""
 
+from itertools import product
+
 import pytest
 import torch
 
-from glora_lib.audit import counts, dimensions, equations, protocol, selection, superlora, superset, table1, tables
+from glora_lib.audit import (
+    counts,
+    dimensions,
+    equations,
+    protocol,
+    selection,
+    superlora,
+    superlora_table3,
+    superset,
+    table1,
+    tables,
+    theorem,
+)
 from glora_lib.glora.space import Choice, Space
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -91,19 +105,33 @@ def test_fusion_adds_a_bias_and_only_where_there_is_none():
 
 
 def test_the_freedom_of_every_subnet_is_that_of_its_forms_side_by_side():
-    largest, every = equations.freedoms(4, 3, 1)
+    largest, every = theorem.freedoms(4, 3, 1)
     choices = Space(("layer",), (1,)).choices()
     assert len(every) == len(choices) == 432
     for place in (0, 7, 100, 253, 431):
-        assert every[place] == equations.freedom(choices[place], 4, 3, 1)
+        assert every[place] == theorem.freedom(choices[place], 4, 3, 1)
     assert largest == max(every)
 
 
 def test_freedom_after_fusion():
-    assert equations.freedom(Choice()) == 0
-    assert equations.freedom(Choice(E="vector")) == 6
-    assert equations.freedom(Choice(E="vector", C="vector", D="vector")) == 6
-    assert equations.freedom(Choice(B="lora1")) == 6 + 5 - 1
+    assert theorem.freedom(Choice()) == 0
+    assert theorem.freedom(Choice(E="vector")) == 6
+    assert theorem.freedom(Choice(E="vector", C="vector", D="vector")) == 6
+    assert theorem.freedom(Choice(B="lora1")) == 6 + 5 - 1
+
+
+def test_vc_dimensions_counted_out():
+    every = frozenset(product((0, 1), repeat=3))
+    assert theorem.vc_dimension(every) == 3
+    assert theorem.vc_dimension(every - {(1, 1, 1)}) == 2
+    assert theorem.vc_dimension(frozenset({(0, 1, 1)})) == 0
+    thresholds = frozenset({(0, 0, 0), (0, 0, 1), (0, 1, 1), (1, 1, 1)})
+    assert theorem.vc_dimension(thresholds) == 1
+    with pytest.raises(ValueError, match="no hypothesis"):
+        theorem.vc_dimension(frozenset())
+    for part, whole in theorem.extremes():
+        assert part < whole
+        assert theorem.vc_dimension(whole) >= theorem.vc_dimension(part)  # Theorem 1 itself
 
 
 @pytest.mark.parametrize("method", superset.ON_LINEAR_LAYERS)
@@ -115,6 +143,15 @@ def test_methods_on_linear_layers_are_points(method):
 def test_prompts_and_nonlinear_adapters_are_not(method):
     assert superset.table().loc[method, "residual"] > superset.OTHER
     assert not superset.table().loc[method, "point"]
+
+
+def test_the_rank_that_a_method_takes_of_the_space():
+    assert superset.table()["rank"][list(superset.NAMED)].to_dict() == {
+        **{"lora": 8, "ssf": 0, "fact_tt": 16, "fact_tk": 16, "repadapter": 8, "bitfit": 0},
+        **dict.fromkeys(superset.OTHERS, -1),
+    }
+    assert superset.within(8) == ["lora", "ssf", "repadapter", "bitfit"]
+    assert superset.within(4) == ["ssf", "bitfit"]
 
 
 def test_a_wrong_point_would_be_noticed(monkeypatch):
@@ -151,9 +188,9 @@ def test_equation_2_of_superlora():
 def test_counts_of_superlora():
     assert superlora.lowest_lora() == 36_864
     assert [superlora.per_rank(order) for order in superlora.FOLDED] == [7_552, 728, 246, 136]
-    assert superlora.gpt2("qv") == 48 * 2**20
-    assert superlora.gpt2("lora") == 393_216
-    assert superlora.saving() == pytest.approx(70)
+    assert superlora_table3.gpt2("qv") == 48 * 2**20
+    assert superlora_table3.gpt2("lora") == 393_216
+    assert superlora_table3.saving() == pytest.approx(70)
 
 
 def test_the_hadamard_matrix_is_orthogonal():
