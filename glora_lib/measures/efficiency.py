@@ -46,6 +46,7 @@ SENTENCES = {
     "hill": Sentence("at 5D's large cores a lower order is better", "2D fold G=1 r=2", "5D r=6"),
     "ratio": Sentence("dense, 90 % fewer numbers before F: less than a point lost", "dense rho=0.1", "dense", 1.0),
     "worse-than-lora": Sentence("dense projected to a tenth worse than LoRA", "LoRA r=16", "dense rho=0.1"),
+    "projection": Sentence("projected better at equal parameters", "2D fold G=1 r=4 rho=0.25", "2D fold G=1 r=2"),
 }
 
 
@@ -53,7 +54,7 @@ SENTENCES = {
 IMAGES = {
     "dense-best": Sentence("dense has the best score", "dense", "LoRA r=1"),
     "group-1": Sentence("2D, G = 1 ahead of LoRA at few parameters", "2D fold G=1 r=4", "LoRA r=1"),
-    "more-splits": Sentence("a third split, at few parameters, no worse", "LoNKr K=3 side=6 r=4", "LoKr K=2 side=6 r=4"),
+    "more-splits": Sentence("a third split, at few parameters, better", "LoNKr K=3 side=6 r=4", "LoKr K=2 side=6 r=4"),
 }
 
 

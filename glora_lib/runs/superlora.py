@@ -47,7 +47,7 @@ SETTINGS = _settings()
 # the pairs that the paper's sentences are held against; `measures.efficiency` says which
 REPEATED = (
     *("LoRA r=1", "LoRA r=3", "LoRA r=16", "2D G=1 r=2", "2D fold G=1 r=2", "2D fold G=1 r=4", "2D fold G=1 r=5"),
-    *("3D r=3", "3D r=20", "5D r=6", "dense", "dense rho=0.1"),
+    *("3D r=3", "3D r=20", "5D r=6", "dense", "dense rho=0.1", "2D fold G=1 r=4 rho=0.25"),
 )
 
 

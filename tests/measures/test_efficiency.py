@@ -105,6 +105,7 @@ def test_the_sentences_pairs_are_repeated_and_have_the_sizes_that_they_speak_of(
     assert times["hill"] > 1
     assert times["ratio"] == pytest.approx(0.1, abs=1e-4) or times["ratio"] == pytest.approx(10, abs=1e-3)
     assert times["worse-than-lora"] > 1
+    assert times["projection"] == 1
 
 
 def test_a_hill_is_measured_from_its_top():
