@@ -111,13 +111,16 @@ def contestants(
         net = literal(model.make(), recipe.rank)
         return plainly(net, Space(net.layer_names, recipe.ranks).sample)
 
-    def score() -> Visit:
+    def score(graph: bool = True) -> Visit:
         net = adapt(model.make(), rank=recipe.rank).to(place)
         space, generator = Space(net.layer_names, recipe.ranks), np.random.default_rng(0)
         configs = [space.sample(generator) for _ in range(TOGETHER)]
         scored = Score(net, TensorDataset(images[:1].expand(VALIDATION, -1, -1, -1), labels[:1].expand(VALIDATION)), dtype)
         scored.generation = Generation(net, space, dtype)
-        scored.generation.answer.pool = pool
+        if graph:
+            scored.generation.answer.pool = pool
+        else:  # a search scores some forty generations, and captures a graph for them
+            scored.generation.answer = scored.generation.answer.function
         return lambda _: scored.all(configs, space, TOGETHER)
 
     makers = {
@@ -131,9 +134,11 @@ def contestants(
         "GLoRA, peft": lambda: plainly(peft_glora(model.make(), recipe.rank)),
         "full fine-tuning": full,
         f"score, {TOGETHER} at once": score,
+        f"score, {TOGETHER} at once, no graph": lambda: score(graph=False),
     }
     one = float(batch * flops(model.make(), model.image_size))
     # a dense gradient of every weight, as A in LoRA's form needs, is a third product beside the two of a step
     operations = {"forward, frozen": one, "supernet": 3 * one, f"supernet, {runs} at once": 3 * runs * one}
     operations |= {"LoRA": 2 * one, f"LoRA, {runs} at once": 2 * runs * one, "full fine-tuning": 3 * one}
-    return makers, operations | {f"score, {TOGETHER} at once": one / batch * VALIDATION * TOGETHER}
+    scored = one / batch * VALIDATION * TOGETHER
+    return makers, operations | {name: scored for name in makers if name.startswith("score")}

@@ -185,7 +185,14 @@ def test_steps_on_a_device_are_those_of_the_table(place, no_records):
     assert json.loads(json.dumps(record.history)) == record.history
     rows = device.table(record).set_index("step")
     names = ["forward, frozen", "supernet, literal", "supernet", "supernet, 2 at once", "LoRA", "LoRA, 2 at once"]
-    assert list(rows.index) == [*names, "LoRA, peft", "GLoRA, peft", "full fine-tuning", "score, 25 at once"]
+    assert list(rows.index) == [
+        *names,
+        "LoRA, peft",
+        "GLoRA, peft",
+        "full fine-tuning",
+        "score, 25 at once",
+        "score, 25 at once, no graph",
+    ]
     assert rows["ms"].gt(0).all()
     assert rows["peak MB"].gt(0).all() if place.type == "cuda" else rows["peak MB"].isna().all()
     assert not rows["failed"].any()
