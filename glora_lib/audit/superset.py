@@ -128,7 +128,7 @@ def affine_residual(method: str) -> float:
 def table() -> pd.DataFrame:
     """Return a row per method of NAMED, and GLoRA last: error (layer_error), residual (affine_residual), point, rank.
 
-    `point` says whether the method is one, `rank` which rank of LoRA it takes (`rank_needed`; -1 elsewhere). A number between
+    `point` says whether the method is one, `rank` which rank of LoRA it takes (`rank_needed`; NaN elsewhere). A number between
     rounding and another function raises an ArithmeticError.
     """
     rows = [(method, layer_error(method), None) for method in ON_LINEAR_LAYERS]
@@ -137,7 +137,7 @@ def table() -> pd.DataFrame:
     size = found.max(axis=1)
     if between := size.index[size.between(SAME, OTHER)].tolist():
         raise ArithmeticError(f"neither rounding nor another function: {', '.join(between)}; see {SAME} and {OTHER}")
-    ranks = [rank_needed(method) if method in ON_LINEAR_LAYERS else -1 for method in found.index]
+    ranks = [rank_needed(method) if method in ON_LINEAR_LAYERS else float("nan") for method in found.index]
     return found.assign(point=size < SAME, rank=ranks)
 
 
