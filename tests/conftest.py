@@ -1,5 +1,6 @@
 """Before the library is imported: its annotated shapes are checked while tests run, and only then."""
 
+import gc
 import inspect
 from typing import get_args
 
@@ -36,6 +37,18 @@ import random
 import numpy as np
 import pytest
 import torch
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests begin first, so that no process is left with one when the others have ended."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish():
+    """What was imported stays: the library collects garbage after every run, and need not look through modules each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -22,6 +22,7 @@ def test_the_readme_s_tour_is_the_package_s():
     assert code(shown) == code(gl.__doc__.partition("\n\n")[2])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_the_tour_runs(monkeypatch, capsys):
     short = {"population": 4, "parents": 2, "mutations": 2, "crossovers": 2, "generations": 1}
