@@ -35,12 +35,13 @@ help:
 figures: $(INSTALLED)
 	$(REPRODUCE) --rewrite-figures
 
-# The cheap checks come first; pytest's closing line is repeated at the end, below the notebooks' lines.
+# The cheap checks come first; pytest's closing line is repeated at the end, below the notebooks' lines. Files of tests are
+# dealt out as tests/conftest.py sorts them: by number of tests the longest ones, which have few, would come last.
 test: $(INSTALLED)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	@mkdir -p out
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses 4 --dist loadfile | tee out/pytest.txt
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder | tee out/pytest.txt
 	$(PY) reproduce.py --profile smoke --compute all --jobs 2
 	@tail -n 1 out/pytest.txt
 

@@ -2,9 +2,11 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
+import torch
 
 from glora_lib import recompute
 from glora_lib.runs import record
@@ -16,14 +18,29 @@ from glora_lib.runs.record import Record
 METHODS = ("linear", "lora", "glora")
 
 
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory):
+    """A folder with the records of three runs and with what the runs left."""
+    root, threads = tmp_path_factory.mktemp("first"), torch.get_num_threads()
+    torch.set_num_threads(1)  # as in every test here: threads are among what two records are held against
+    with pytest.MonkeyPatch.context() as patch:
+        place(patch, root)
+        assert fill([Run(recompute.FIRST, "gratings", method, SMOKE) for method in METHODS]) == []
+    torch.set_num_threads(threads)
+    return root
+
+
+def place(patch, root) -> None:
+    patch.setattr(run_module, "CACHE", root / "cache")
+    patch.setattr(record, "ROOT", root)
+
+
 @pytest.fixture(autouse=True)
-def first(tmp_path, monkeypatch, one_thread) -> list[Run]:
-    """Records of three runs in a temporary folder."""
-    monkeypatch.setattr(run_module, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(record, "ROOT", tmp_path)
-    runs = [Run(recompute.FIRST, "gratings", method, SMOKE) for method in METHODS]
-    assert fill(runs) == []
-    return runs
+def first(computed, tmp_path, monkeypatch, one_thread) -> list[Run]:
+    """Three runs with their records in a folder of the test's own."""
+    shutil.copytree(computed, tmp_path, dirs_exist_ok=True)
+    place(monkeypatch, tmp_path)
+    return [Run(recompute.FIRST, "gratings", method, SMOKE) for method in METHODS]
 
 
 def test_the_same_code_gives_every_image_and_choice_again(first, capsys):

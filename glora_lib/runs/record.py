@@ -1,5 +1,6 @@
 """Records: one JSON file a run, with everything needed to believe it, and the table of them."""
 
+import functools
 import json
 import math
 from dataclasses import asdict, dataclass, field, fields
@@ -64,7 +65,7 @@ class Record:
         if not isinstance(data, dict) or set(data) != names:
             wrong = sorted(names ^ set(data)) if isinstance(data, dict) else "not an object"
             raise RecordError(f"{path} is malformed: {wrong} missing or unknown; delete it and run it again")
-        hints = get_type_hints(cls)
+        hints = _types(cls)
         if wrong := [name for name in sorted(names) if not isinstance(data[name], hints[name]) or isinstance(data[name], bool)]:
             raise RecordError(f"{path} is malformed: {wrong} have values of other types; delete it and run it again")
         if wrong := [key for key, value in data["metrics"].items() if not _of_numbers(value)]:
@@ -75,6 +76,11 @@ class Record:
         if not {"commit", "dirty"} <= set(record.provenance):
             raise RecordError(f"{path} is malformed: metrics or provenance is incomplete; delete it and run it again")
         return record
+
+
+@functools.cache
+def _types(kind: type) -> dict:
+    return get_type_hints(kind)
 
 
 def _of_numbers(value) -> bool:

@@ -1,5 +1,6 @@
 """What a reviewer reads: the command line, the README's block, coverage, checklist, the page of HTML."""
 
+import functools
 import re
 
 import pandas as pd
@@ -10,6 +11,17 @@ from glora_lib.audit import __main__ as command
 from glora_lib.audit import checklist, coverage, findings, report
 from glora_lib.runs.paths import ROOT
 from glora_lib.runs.record import all_results
+
+verdicts = functools.cache(audit.verdicts)  # nothing here changes what it is computed from
+summary = functools.cache(report.summary)
+
+
+@pytest.fixture(autouse=True)
+def once(monkeypatch):
+    """What a command prints and what a README is held against are computed once for all tests here."""
+    for module in (audit, command, report):
+        monkeypatch.setattr(module, "verdicts", lambda profile: verdicts(profile).copy())
+    monkeypatch.setattr(report, "summary", lambda profile="cpu": summary(profile))
 
 
 def test_the_readme_is_current():

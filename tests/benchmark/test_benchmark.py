@@ -1,5 +1,6 @@
 """The benchmark: contestants that compute the same, measuring in turns, and the table. No test asserts a time."""
 
+import functools
 import json
 import random
 from dataclasses import replace
@@ -10,7 +11,7 @@ import torch
 from fixtures.formula import dense, random_layer
 
 import glora_lib as gl
-from glora_lib.benchmark import device, limits, report, schedule, searching, steps
+from glora_lib.benchmark import device, fresh, limits, report, schedule, searching, steps
 from glora_lib.benchmark.literal import LiteralLinear, literal
 from glora_lib.benchmark.setting import Setting
 from glora_lib.glora.space import Choice, Space
@@ -158,6 +159,7 @@ def test_the_paper_s_schedule_is_its_operations_over_the_rate():
 
 @pytest.mark.slow
 def test_a_record_is_measured_once(monkeypatch, no_records):
+    monkeypatch.setattr(fresh, "_python", functools.cache(fresh._python))  # one start of the library stands for all
     with pytest.raises(gl.RecordError, match="random_images--all--smoke--s0"):
         report.recorded(SETTING, "none")
     first = report.recorded(SETTING)

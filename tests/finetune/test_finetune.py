@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 
@@ -139,7 +140,7 @@ def test_other_methods_that_fuse(pictures, tmp_path, method):
     assert report.accuracy >= 0.5
 
 
-def test_glora_on_a_convnet_acts_on_its_convolutions_and_timm_alone_gives_the_same(pictures, tmp_path):
+def test_glora_on_a_convnet_acts_on_its_convolutions_and_timm_alone_gives_the_same(pictures, tmp_path, predicted):
     options = TINY | {"backbone": "test_resnet", "epochs": 1}
     report = gl.finetune(pictures, out=tmp_path, say=lambda line: None, **options)
     assert report.sizes["stored"] > 0
@@ -149,7 +150,7 @@ def test_glora_on_a_convnet_acts_on_its_convolutions_and_timm_alone_gives_the_sa
     assert set(net.kinds.values()) <= {"conv", "weight"}
 
 
-def test_the_program_gives_pictures_of_16_bits_the_reported_classes(tmp_path):
+def test_the_program_gives_pictures_of_16_bits_the_reported_classes(tmp_path, predicted):
     rng = np.random.default_rng(0)
     for index in range(16):
         path = tmp_path / "own" / ("a" if index % 2 else "b") / f"{index}.png"
@@ -159,11 +160,19 @@ def test_the_program_gives_pictures_of_16_bits_the_reported_classes(tmp_path):
     assert predicted(tmp_path / "out", report.files) == [report.classes[place] for place in report.predictions]
 
 
-def predicted(out, files) -> list[str]:
-    """Return what the program beside a model says of pictures, without this library."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    said = subprocess.check_output([sys.executable, str(out / "load_it.py"), *files], text=True, env=environment, cwd=out)
-    return [line.rpartition(" ")[2] for line in said.splitlines()]
+@pytest.fixture
+def predicted(monkeypatch, capsys):
+    """Give a function that returns what the program beside a model says of pictures; nothing in it is of this library."""
+
+    def predict(out, files) -> list[str]:
+        assert "glora" not in (out / "load_it.py").read_text()
+        monkeypatch.chdir(out)
+        monkeypatch.setattr(sys, "argv", ["load_it.py", *files])
+        capsys.readouterr()
+        runpy.run_path("load_it.py", run_name="__main__")
+        return [line.rpartition(" ")[2] for line in capsys.readouterr().out.splitlines()]
+
+    return predict
 
 
 @pytest.mark.parametrize("wrong", [{"epochs": 0}, {"epochs": -1}, {"image_size": 0}])

@@ -29,10 +29,9 @@ PROFILE = replace(GPU, tasks=("mnist_5k", "things"), sources=(), image_size=28)
 HEAD = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
 
 
-@pytest.fixture
-def folders(tmp_path, monkeypatch):
-    """A data folder with a task of one's own, and code that is committed."""
-    things = tmp_path / "data" / "vtab-1k" / "things"
+def prepare(root: Path, patch: pytest.MonkeyPatch) -> None:
+    """Make a data folder with a task of one's own, and code that is committed."""
+    things = root / "data" / "vtab-1k" / "things"
     for place, split in enumerate(("train800", "val200", "test")):
         (things / "images" / split).mkdir(parents=True)
         lines = []
@@ -41,19 +40,40 @@ def folders(tmp_path, monkeypatch):
             Image.fromarray(pixels).save(things / "images" / split / f"{number}.png")
             lines.append(f"images/{split}/{number}.png {number % 2}")
         (things / f"{split}.txt").write_text("\n".join(lines))
-    monkeypatch.setenv("GLORA_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("GLORA_PACKED", "")
-    monkeypatch.setattr(pack_module, "commit", lambda: (HEAD, False))
+    patch.setenv("GLORA_DATA_DIR", str(root / "data"))
+    patch.setenv("GLORA_PACKED", "")
+    patch.setattr(pack_module, "commit", lambda: (HEAD, False))
     pack_module.commit.cache_clear = lambda: None
     loaded.forget()
-    return tmp_path
 
 
 @pytest.fixture
-def made(folders) -> Path:
-    """A pack in several parts."""
-    pack(PROFILE, folders / "pack", part_mb=20)
-    return folders / "pack"
+def folders(tmp_path, monkeypatch) -> Path:
+    """A folder with such data, for one test."""
+    prepare(tmp_path, monkeypatch)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def packed_once(tmp_path_factory) -> Path:
+    """A pack in several parts, which no test changes."""
+    root = tmp_path_factory.mktemp("packed")
+    with pytest.MonkeyPatch.context() as patch:
+        prepare(root, patch)
+        pack(PROFILE, root / "pack", part_mb=20)
+    return root / "pack"
+
+
+@pytest.fixture
+def made(packed_once, folders) -> Path:
+    """The pack in several parts, as one test's own."""
+    return shutil.copytree(packed_once, folders / "pack")
+
+
+@pytest.fixture
+def without_vit(tmp_path, monkeypatch):
+    """Packs have the weights that are asked for, and not the packaged ones too."""
+    monkeypatch.setattr(pack_module, "CACHE", tmp_path / "no cache")
 
 
 def test_tasks_and_weights_come_out_as_they_went_in_without_the_packages(made, monkeypatch):
@@ -81,20 +101,24 @@ def test_the_code_is_there_and_knows_its_commit(made, monkeypatch):
     code = made / f"unpacked-{HEAD[:10]}" / "code"
     assert (code / "reproduce.py").exists()
     assert not (code / "data" / "results").exists()
-    program = "from glora_lib.runs import provenance; print(*provenance.commit())"
-    run = lambda: subprocess.check_output([sys.executable, "-c", program], cwd=code, text=True, env=env).split()  # noqa: E731
+    program = """
+from glora_lib.runs import paths, provenance
+print(*provenance.commit())
+with open(paths.__file__, "a") as file:
+    file.write("# changed")
+provenance.commit.cache_clear()
+print(*provenance.commit())
+"""
     env = os.environ | {"GIT_DIR": str(made / "none"), "PYTHONPATH": str(code)}
     assert manifest["commit"] == HEAD
     if provenance.code_digest(ROOT) != provenance.code_digest(code):
         pytest.skip("the code here is not committed, and the pack holds what is")
-    assert run() == [HEAD, "False"]
-    (code / "glora_lib" / "runs" / "paths.py").write_text(
-        "# changed\n" + (code / "glora_lib" / "runs" / "paths.py").read_text()
-    )
-    assert run() == [HEAD, "True"]
+    said = subprocess.check_output([sys.executable, "-c", program], cwd=code, text=True, env=env)
+    assert said.split() == [HEAD, "False", HEAD, "True"]
+    assert (code / "glora_lib" / "runs" / "paths.py").read_text().endswith("# changed")
 
 
-def test_weights_that_are_a_file_are_taken_along_and_missed_at_once(folders):
+def test_weights_that_are_a_file_are_taken_along_and_missed_at_once(folders, without_vit):
     profile = replace(PROFILE, tasks=("things",), backbone="test_vit", weights="own.npz")
     with pytest.raises(PackError, match="the weights of the profile gpu cannot be packed: 'own.npz' is neither in"):
         pack(profile, folders / "pack")
@@ -105,7 +129,7 @@ def test_weights_that_are_a_file_are_taken_along_and_missed_at_once(folders):
     assert find("own.npz").parent != folders / "data"
 
 
-def test_another_pack_of_the_same_commit_is_unpacked_over_the_first(made):
+def test_another_pack_of_the_same_commit_is_unpacked_over_the_first(made, without_vit):
     use(made)
     pack(replace(PROFILE, tasks=("things",)), made, part_mb=20)
     assert use(made)["tasks"] == ["things"]

@@ -21,7 +21,7 @@ from glora_lib.training import deadline
 from glora_lib.training.batch import TrainingError
 from glora_lib.training.many import Program
 
-PROFILE = replace(SMOKE, epochs=2, population=6, parents=2, mutations=3, crossovers=3, generations=1)
+PROFILE = replace(SMOKE, epochs=2, population=4, parents=2, mutations=2, crossovers=2, generations=1)
 METHODS = ("glora", "lora", "repadapter", "fact_tk", "bitfit", "glora_fixed")
 
 
@@ -210,10 +210,10 @@ def test_runs_of_a_kind_train_together_wherever_they_stand_in_a_table(folder, mo
     monkeypatch.setattr(
         together_module, "train_many", lambda nets, *rest, **named: sizes.append(len(nets)) or train(nets, *rest, **named)
     )
-    by_task = [run for pair in zip(runs("lora"), runs("bitfit"), strict=True) for run in pair]
-    assert sorted_by_kind(by_task) == [*runs("lora"), *runs("bitfit")]
+    by_task = [run for pair in zip(runs("lora")[:2], runs("bitfit")[:2], strict=True) for run in pair]
+    assert sorted_by_kind(by_task) == [*runs("lora")[:2], *runs("bitfit")[:2]]
     assert fill(by_task, together=True) == []
-    assert sizes == [3, 3]
+    assert sizes == [2, 2]
 
 
 def test_all_anew_deletes_the_program_of_these_runs(folder, monkeypatch):
