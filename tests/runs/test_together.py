@@ -21,7 +21,7 @@ from glora_lib.training import deadline
 from glora_lib.training.batch import TrainingError
 from glora_lib.training.many import Program
 
-PROFILE = replace(SMOKE, epochs=2, population=4, parents=2, mutations=2, crossovers=2, generations=1)
+PROFILE = replace(SMOKE, epochs=2, population=6, parents=2, mutations=3, crossovers=3, generations=1)
 METHODS = ("glora", "lora", "repadapter", "fact_tk", "bitfit", "glora_fixed")
 
 
