@@ -36,7 +36,9 @@ class UNet(nn.Module):
         )  # fmt: skip
 
     def forward(self, x: Float[Tensor, "b 3 28 28"], time: Int64[Tensor, " b"], labels: Int64[Tensor, " b"]) -> Tensor:
-        return F.pixel_shuffle(self.net(F.pixel_unshuffle(x, FOLD), time, class_labels=labels).sample, FOLD)
+        place = next(self.parameters()).device  # pictures and times are drawn on the processor, the same on every machine
+        noise = self.net(F.pixel_unshuffle(x.to(place), FOLD), time.to(place), class_labels=labels.to(place)).sample
+        return F.pixel_shuffle(noise, FOLD).to(x.device)
 
 
 def attention_layers(model: nn.Module) -> list[str]:

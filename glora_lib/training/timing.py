@@ -46,7 +46,7 @@ def throughput(
 def _visit(model: nn.Module, images: torch.Tensor, batch: int) -> float:
     """Pass all images through the model, `batch` at a time, and return images a second."""
     chunks = images.split(batch)
-    wait = torch.cuda.synchronize if images.is_cuda else lambda: None
+    wait = (lambda: torch.cuda.synchronize(images.device)) if images.is_cuda else lambda: None
     model(chunks[0])
     wait()
     start = time.perf_counter()
