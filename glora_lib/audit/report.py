@@ -93,8 +93,8 @@ def summary(profile: str = "cpu") -> str:
         "",
         *(f"{number}. {finding}" for number, finding in enumerate(findings(), 1)),
     ]
-    others = {name: runs(name) for name, other in PROFILES.items() if other.compared and other is not PAPER}
-    shown = {profile: table} | {name: rows for name, rows in others.items() if name != profile and len(rows)}
+    others = [name for name, other in PROFILES.items() if other.compared and other is not PAPER and name != profile]
+    shown = {profile: table} | {name: rows for name in others if len(rows := runs(name))}
     for name, rows in shown.items():
         lines += [
             "",
