@@ -154,13 +154,19 @@ def convolution_too() -> tuple[bool, str]:
 
 
 def rank_of_change(method: str) -> int:
-    """Return the rank of the change that SSF or RepAdapter makes to the weight of a layer with 8 inputs and 10 outputs."""
+    """Return the rank of the change that SSF, LoRA or RepAdapter makes to the weight of a layer, 8 inputs and 10 outputs."""
     generator = torch.Generator().manual_seed(3)
-    W0 = torch.randn(10, 8, generator=generator, dtype=torch.float64)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    W0 = draw(10, 8)
     if method == "ssf":
-        change = torch.randn(10, 1, generator=generator, dtype=torch.float64) * W0
+        change = draw(10, 1) * W0
+    elif method == "lora":
+        change = draw(10, 2) @ draw(2, 8)
     else:  # Eq. 9: W0 Wu Wd
-        change = W0 @ torch.randn(8, 2, generator=generator, dtype=torch.float64) @ torch.randn(2, 8, dtype=torch.float64)
+        change = W0 @ draw(8, 2) @ draw(2, 8)
     return int(torch.linalg.matrix_rank(change))
 
 
@@ -174,7 +180,7 @@ def no_weight_change() -> tuple[bool, str]:
 
 def cannot_scale_and_shift() -> tuple[bool, str]:
     """Say whether a low-rank change of the weight leaves out scales and shifts: a scale has full rank, a shift is no weight."""
-    low, scaled = rank_of_change("repadapter"), rank_of_change("ssf")
+    low, scaled = rank_of_change("lora"), rank_of_change("ssf")
     return (
         scaled > low,
         f"scaling the outputs of a layer (10 x 8) changes it by rank {scaled}, LoRA of rank {low} by {low}; no bias",

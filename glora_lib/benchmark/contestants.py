@@ -119,7 +119,7 @@ def contestants(
         scored.generation = Generation(net, space, dtype)
         if graph:
             scored.generation.answer.pool = pool
-        else:  # a search scores some forty generations, and captures a graph for them
+        else:  # a search scores some forty such batches: is a graph of them worth what capturing it takes?
             scored.generation.answer = scored.generation.answer.function
         return lambda _: scored.all(configs, space, TOGETHER)
 
