@@ -18,7 +18,8 @@ from torch.utils.data import BatchSampler, Dataset, RandomSampler
 from glora_lib.training import checkpoint as checkpoints
 from glora_lib.training.batch import TrainingError, autocast
 from glora_lib.training.device import generator_state
-from glora_lib.training.loop import SETTINGS, adamw, schedule
+from glora_lib.training.loop import SETTINGS, adamw
+from glora_lib.training.rates import set_rates
 
 
 def finetune(
@@ -62,9 +63,7 @@ def finetune(
         model.train()
         groups = _in_groups(list(batches), recipe.accumulate)
         for step, group in enumerate(groups):
-            factor = schedule(epoch + step / len(groups), recipe)
-            for members in optimizer.param_groups:
-                members["lr"] = members["peak"] * factor + recipe.final_learning_rate * (1 - factor)
+            set_rates(optimizer, epoch + step / len(groups), recipe)
             optimizer.zero_grad(set_to_none=not recipe.update_unsampled)
             for batch in group:
                 if sample is not None:

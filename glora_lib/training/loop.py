@@ -22,6 +22,7 @@ from glora_lib.training.batch import BatchNorm, Gradients, TrainingError, autoca
 from glora_lib.training.device import generator_state
 from glora_lib.training.graph import Graphed
 from glora_lib.training.head import head_parameters
+from glora_lib.training.rates import set_rates
 
 SETTINGS = (
     *("epochs", "batch_size", "learning_rate", "head_learning_rate", "weight_decay", "warmup_epochs"),
@@ -83,7 +84,7 @@ def train(
         start, losses, images_seen = time.perf_counter(), [], []
         train_mode(model)
         for number, (images, labels) in enumerate(loader):
-            _set_rates(optimizer, schedule(epoch + number / len(batches), recipe), recipe)
+            set_rates(optimizer, epoch + number / len(batches), recipe)
             if sample is not None:
                 model.use(sample(draw))
             losses.append(step(images.to(device), labels.to(device)).clone())
@@ -152,15 +153,6 @@ def _warn_of_idle(parameters: list[nn.Parameter]) -> None:
         )
 
 
-def _set_rates(optimizer: torch.optim.Optimizer, factor: float, recipe) -> None:
-    for group in optimizer.param_groups:
-        rate = group["peak"] * factor + recipe.final_learning_rate * (1 - factor)
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)  # a graph reads it where it is
-        else:
-            group["lr"] = rate
-
-
 def _check(loss: float, epoch: int, number: int, optimizer, checkpoint) -> None:
     """Raise a TrainingError for a loss that is not finite."""
     if not math.isfinite(loss):
@@ -209,21 +201,6 @@ def adamw(trained: dict[str, nn.Parameter], recipe, heads: Container[str] = ()) 
         groups = [group | {"lr": torch.tensor(group["lr"], device=group["params"][0].device)} for group in groups]
     # fused: one call for all tensors; they are many and small, and a call for each takes six times as long
     return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, fused=True, capturable=on_gpu)
-
-
-def schedule(epoch: float, recipe) -> float:
-    """Return the rate's height between its floor (0) and its peak (1): linear warm-up, then half a cosine.
-
-    At 0 the rate is `final_learning_rate`; the warm-up starts from `first_learning_rate`, which may lie below. A head with a
-    higher peak then starts below zero: by 1.3 % of its peak in 2 of 700 steps for GLoRA in the cpu profile, by 0.4 % in one of
-    300 for most others, by 22 % and in 18 for full fine-tuning. The records are computed so; data/README.md names it.
-    """
-    peak, floor = recipe.learning_rate, recipe.final_learning_rate
-    if epoch < recipe.warmup_epochs:
-        rate = recipe.first_learning_rate + (peak - recipe.first_learning_rate) * epoch / recipe.warmup_epochs
-        return (rate - floor) / (peak - floor) if peak != floor else 1.0
-    progress = (epoch - recipe.warmup_epochs) / max(recipe.epochs - recipe.warmup_epochs, 1e-9)
-    return 0.5 * (1 + math.cos(math.pi * progress))
 
 
 @torch.no_grad()

@@ -23,7 +23,8 @@ from glora_lib.training.device import generator_state
 from glora_lib.training.flat_adamw import FlatAdamW
 from glora_lib.training.graph import Graphed
 from glora_lib.training.head import head_parameters
-from glora_lib.training.loop import SETTINGS, adamw, at, schedule, train_mode
+from glora_lib.training.loop import SETTINGS, adamw, at, train_mode
+from glora_lib.training.rates import schedule
 from glora_lib.training.stacked import Stack, Unsuited
 
 ALIKE = ("epochs", "batch_size", "update_unsampled", "dtype", "weight_decay")  # what the recipes of a program have in common
@@ -103,7 +104,6 @@ class Program:
         self.optimizer = FlatAdamW(self.stack.tensors, self.stack.sizes, *same)
         peaks = [_peaks(model, recipe, self.stack.names) for model, recipe in zip(models, recipes, strict=True)]
         self.peaks = torch.tensor(peaks, dtype=torch.float64, device=self.device)  # (runs, tensors)
-        self.final = torch.tensor([[r.final_learning_rate] for r in recipes], dtype=torch.float64, device=self.device)
         self.orders = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.draws = [random.Random(seed) for seed in seeds]
         self.noises = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -166,9 +166,9 @@ class Program:
 
     def _rates(self, epoch: float) -> Tensor:
         """Return the rates of all tensors, (runs, tensors), at a point of the schedule."""
-        height = [[schedule(epoch, recipe)] for recipe in self.recipes]
-        height = torch.tensor(height, dtype=torch.float64, device=self.device)
-        return self.peaks * height + self.final * (1 - height)
+        points = torch.tensor([schedule(epoch, recipe) for recipe in self.recipes], dtype=torch.float64, device=self.device)
+        height, floor = points[:, :1], points[:, 1:]
+        return self.peaks * height + floor * (1 - height)
 
     def _step(self, x: Tensor, labels: Tensor, codes: Tensor, rates: Tensor) -> Tensor:
         """Train one batch of every run; return the losses (runs,)."""

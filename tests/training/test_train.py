@@ -17,7 +17,7 @@ from glora_lib.glora.space import Choice, Space
 from glora_lib.runs.profiles import PROFILES
 from glora_lib.training import deadline
 from glora_lib.training.batch import Gradients, TrainingError, autocast
-from glora_lib.training.loop import accuracy, predict, schedule, train
+from glora_lib.training.loop import accuracy, predict, train
 
 RECIPE = replace(
     PROFILES["smoke"].for_method("glora"),
@@ -84,30 +84,6 @@ def test_the_loss_falls_and_only_what_is_trainable_moves(sampled, dtype):
     assert not net.training
 
 
-@pytest.mark.parametrize(
-    ("epoch", "rate"),
-    [
-        (0, 1e-6),  # the warm-up's first step
-        (1, (1e-6 + 1e-3) / 2),
-        (2, 1e-3),  # the peak
-        (6, (1e-3 + 1e-5) / 2),  # half of the cosine
-        (10, 1e-5),  # the end
-    ],
-)
-def test_schedule_warms_up_linearly_and_falls_as_a_cosine(epoch, rate):
-    recipe = replace(RECIPE, epochs=10, warmup_epochs=2, learning_rate=1e-3, first_learning_rate=1e-6, final_learning_rate=1e-5)
-    factor = schedule(float(epoch), recipe)
-    assert recipe.learning_rate * factor + recipe.final_learning_rate * (1 - factor) == pytest.approx(rate, rel=1e-9)
-
-
-def test_schedule_without_warm_up_starts_at_the_peak_and_never_rises():
-    recipe = replace(RECIPE, warmup_epochs=0)
-    heights = [schedule(step / 10, recipe) for step in range(10 * recipe.epochs + 1)]
-    assert heights[0] == 1
-    assert heights == sorted(heights, reverse=True)
-    assert heights[-1] == pytest.approx(0)
-
-
 def test_every_step_sets_the_rate_and_the_head_has_its_own(monkeypatch):
     rates, step = [], torch.optim.AdamW.step
 
@@ -120,7 +96,7 @@ def test_every_step_sets_the_rate_and_the_head_has_its_own(monkeypatch):
     history = train(net, toy_data(70), RECIPE, sample=Space(net.layer_names, (4,)).sample)
     assert len(rates) == 6 * 5  # the last, smaller batch is kept
     others, head = zip(*rates, strict=True)
-    assert others[0] == pytest.approx(RECIPE.first_learning_rate)
+    assert others[0] == head[0] == pytest.approx(RECIPE.first_learning_rate)
     assert (others[5], head[5]) == (RECIPE.learning_rate, RECIPE.head_learning_rate)  # the end of the warm-up
     assert max(others) == RECIPE.learning_rate
     assert max(head) == RECIPE.head_learning_rate
