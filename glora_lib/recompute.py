@@ -1,6 +1,7 @@
 """Runs of the main table computed once more, from nothing: does a recorded number come out again on another day?
 
-python -m glora_lib.recompute --number 6 --seed 1        draw six records, compute them again, print the comparison
+python -m glora_lib.recompute --number 6 --seed 1                 draw six records, compute them again, print the comparison
+python -m glora_lib.recompute --number 3 --method full            three of full fine-tuning
 """
 
 import argparse
@@ -22,15 +23,18 @@ FIRST, AGAIN = "vtab1k", "recomputed"  # the experiments that hold the first rec
 SAME = ("commit", "packages", "processor", "capability", "device", "dtype", "threads")  # then every bit must come again
 
 
-def draw(profile: Profile, number: int, seed: int) -> list[Run]:
+def draw(profile: Profile, number: int, seed: int, method: str = "") -> list[Run]:
     """Return `number` runs drawn from the main table's records, as runs of the experiment "recomputed".
 
-    Only records with the profile's settings, whose data are here. Raises ValueError when there are fewer than `number`.
+    Only records with the profile's settings, whose data are here; of one method, if it is named. Raises ValueError when there
+    are fewer than `number`.
     """
     runs = [Run(FIRST, row.task, row.method, profile, row.seed) for row in results(FIRST, profile.name).itertuples()]
+    runs = [run for run in runs if not method or run.method == method]
     runs = [run for run in runs if run.exists() and not unavailable(run.task, profile)]
     if not 0 <= number <= len(runs):
-        raise ValueError(f"number {number} is not between 0 and {len(runs)}, the records with the profile's settings")
+        whose = f" of {method}" if method else ""
+        raise ValueError(f"number {number} is not between 0 and {len(runs)}, the records{whose} with the profile's settings")
     return [replace(run, experiment=AGAIN) for run in random.Random(seed).sample(runs, number)]
 
 
@@ -83,9 +87,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--profile", default="cpu", choices=PROFILES)
     parser.add_argument("--number", type=int, default=1, help="of records")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
+    parser.add_argument("--method", default="", help="records of one method alone")
     parser.add_argument("--workers", type=int, default=1, help="processes that compute at once")
     options = parser.parse_args(argv)
-    fill(draw(PROFILES[options.profile], options.number, options.seed), "all", options.workers)
+    runs = draw(PROFILES[options.profile], options.number, options.seed, options.method)
+    fill(runs, "all", options.workers)
     table = compare(options.profile)
     print(table.to_string(index=False, float_format="{:.1f}".format))
     return int(not table["within"].all())

@@ -82,6 +82,12 @@ def test_a_difference_is_held_against_the_tolerance(first, images, code, within)
 def test_more_records_than_there_are_cannot_be_drawn():
     with pytest.raises(ValueError, match="number 9 is not between 0 and 3"):
         recompute.draw(SMOKE, 9, 0)
+    with pytest.raises(ValueError, match="between 0 and 1, the records of lora with"):
+        recompute.draw(SMOKE, 2, 0, "lora")
+
+
+def test_the_records_of_one_method_alone_can_be_drawn():
+    assert [run.method for seed in range(5) for run in recompute.draw(SMOKE, 1, seed, "lora")] == ["lora"] * 5
 
 
 def test_a_record_of_other_settings_is_not_drawn(first):
