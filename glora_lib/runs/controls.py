@@ -1,4 +1,4 @@
-"""What a table of methods leaves open: the search, its settings or split, the forms, the ranks, the rate, or the budget?"""
+"""What a table of methods leaves open: search, split, forms, ranks, rate, budget, or one of the support tensors?"""
 
 import math
 from dataclasses import replace
@@ -43,6 +43,24 @@ def other_sizes(task: str, profile: Profile, seed: int = 0) -> list[Run]:
     """
     named = {"glora-" + "+".join(map(str, ranks)): ranks for ranks in profile.other_ranks}
     return [Run("glora_sizes", task, "glora", replace(profile, ranks=ranks), seed, label) for label, ranks in named.items()]
+
+
+LEFT_OUT = ("", "A", "B", "C", "D", "E", "AB", "CDE")  # support tensors; the last two: what changes W0, and what b0
+
+
+def ablation(task: str, profile: Profile, seed: int = 0) -> list[Run]:
+    """Return one fixed configuration without one support tensor after the other, in the experiment "ablation".
+
+    A, B and C as LoRA, D and E as vectors, the same in every layer, trained alone with LoRA's recipe: nothing is searched, and
+    the budget is that of the main table's baselines. The label is "whole", "without_A" and so on.
+    """
+    recipe = {name: value for name, value in profile.methods.get("lora", {}).items() if name != "options"}
+    runs = []
+    for names in LEFT_OUT:
+        methods = profile.methods | {"glora_fixed": recipe | ({"left_out": names} if names else {})}
+        label = f"without_{names}" if names else "whole"
+        runs.append(Run("ablation", task, "glora_fixed", replace(profile, methods=methods), seed, label))
+    return runs
 
 
 def rates(task: str, profile: Profile, seed: int = 0) -> list[Run]:

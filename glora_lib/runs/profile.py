@@ -70,6 +70,7 @@ class Profile:
     layers: dict = field(default_factory=lambda: dict(LAYERS))  # what the experiment "layers" changes, `layers.layers`
     # the supernet (App. A and the authors' supernet.py)
     ranks: tuple[int, ...] = (8, 4)  # "8 and 4 in the largest model" (Sec. 3.1)
+    ablated: tuple[str, ...] = ()  # tasks on which a fixed configuration loses its support tensors, `controls.ablation`
     other_ranks: tuple[tuple[int, ...], ...] = ((4, 2), (2,))  # GLoRA's other sizes, `controls.other_sizes`
     scale_broadcast: bool = False  # divide B's vector and scalar by the input width; the paper does not
     epochs: int = 500
@@ -97,6 +98,7 @@ class Profile:
     compared: bool = True  # whether its results are held against the paper's claims
     vtab_folders: bool = True  # where a VTAB-1K task and a packaged one share a name, which of them is meant
     options: dict = field(default_factory=dict)  # keyword arguments of the method's function
+    left_out: str = ""  # the support tensors that a fixed configuration does without, as in "CDE"
     one_cycle: dict = field(default_factory=dict)  # of SuperLoRA's recipe, see `stages.fixed`; else empty
     # what SuperLoRA's experiments change (`runs.superlora`), and their tasks with a head that is trained, and frozen
     superlora: dict = field(
@@ -161,12 +163,12 @@ class Profile:
     def settings(self) -> dict:
         """Return what one run depends on as plain JSON types, for a record: not where it is kept, nor which runs there are.
 
-        Options and SuperLoRA's recipe are there where the method has any.
+        Options, SuperLoRA's recipe and support tensors that are left out are there where the method has any.
         """
         around = ("name", "tasks", "controlled", "few_shot", "shots", "sources", "seeds", "other_seeds", "other_ranks")
-        around += ("rates", "rows", "budgets", "budget_tasks", "methods", "layers", "parameters")
+        around += ("ablated", "rates", "rows", "budgets", "budget_tasks", "methods", "layers", "parameters")
         around += ("results", "figures", "allow_dirty", "compared")
         around += ("superlora", "superlora_tasks", "superlora_settings", "superlora_rates", "superlora_divided")
-        around += tuple(name for name in ("options", "one_cycle") if not getattr(self, name))
+        around += tuple(name for name in ("options", "left_out", "one_cycle") if not getattr(self, name))
         settings = {name: value for name, value in asdict(self).items() if name not in around}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}

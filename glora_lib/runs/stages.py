@@ -59,9 +59,12 @@ def training_state(run: Run) -> Path:
 
 
 def largest(recipe: Profile) -> Choice:
-    """Return the choice with most parameters: A, B and C as LoRA of the largest rank, D and E as vectors."""
+    """Return the choice with most parameters: A, B and C as LoRA of the largest rank, D and E as vectors.
+
+    Support tensors that the recipe leaves out are none.
+    """
     lora = f"lora{recipe.rank}"
-    return Choice(lora, lora, lora, "vector", "vector")
+    return replace(Choice(lora, lora, lora, "vector", "vector"), **dict.fromkeys(recipe.left_out, "none"))
 
 
 def probe(run: Run, recipe: Profile, model, task) -> Outcome:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from glora_lib.runs import run as run_module
-from glora_lib.runs.controls import controls, exactly, other_sizes, rates, sensitivity, whole_budget
+from glora_lib.runs.controls import ablation, controls, exactly, other_sizes, rates, sensitivity, whole_budget
 from glora_lib.runs.grid import execute
 from glora_lib.runs.profile import CONTROLS
 from glora_lib.runs.profiles import CPU, PAPER, SMOKE
@@ -78,6 +78,29 @@ def test_rates_change_a_method_s_rate_alone_and_include_its_own(profile):
     for method, others in profile.rates.items():
         found = [run.recipe.learning_rate for run in runs if run.method == method]
         assert found == [profile.for_method(method).learning_rate, *others]
+
+
+@pytest.mark.parametrize("profile", [PROFILE, CPU], ids=["smoke", "cpu"])
+def test_an_ablation_trains_one_configuration_without_a_support_tensor_as_lora_is_trained(profile):
+    runs, lora = {run.label: run for run in ablation("gratings", profile)}, profile.for_method("lora")
+    assert list(runs) == ["whole", *(f"without_{names}" for names in ("A", "B", "C", "D", "E", "AB", "CDE"))]
+    assert len({run.state_folder for run in runs.values()}) == len(runs)
+    for label, run in runs.items():
+        assert run.recipe.left_out == label.removeprefix("whole").removeprefix("without_")
+        changed = {name for name in lora.settings() if run.recipe.settings().get(name) != lora.settings()[name]}
+        assert changed <= {"options"}
+
+
+def test_what_an_ablation_leaves_out_is_in_no_layer_and_not_stored(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "CACHE", tmp_path)
+    runs = {run.label: run for run in ablation("gratings", PROFILE) if run.label in ("whole", "without_C", "without_AB")}
+    records = {label: execute(run) for label, run in runs.items()}
+    for label, record in records.items():
+        none = {tensor for choice in record.config.values() for tensor, form in choice.items() if form == "none"}
+        assert none == set(label.removeprefix("whole").removeprefix("without_"))
+        assert record.settings.get("left_out", "") == runs[label].recipe.left_out
+    stored = {label: record.cost["stored"] for label, record in records.items()}
+    assert stored["without_AB"] < stored["without_C"] < stored["whole"]
 
 
 @pytest.mark.parametrize("profile", [PAPER, CPU], ids=["paper", "cpu"])
