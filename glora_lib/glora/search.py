@@ -8,6 +8,7 @@ ranking), equal scores are ranked by fewer parameters (theirs by age), and the r
 import json
 import math
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +37,14 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found: the best configuration first in `ranking`, which holds every one that was scored."""
+    """What a search found: the best configuration first in `ranking`, which holds every one that was scored.
+
+    `seconds` and `spent`, which `evolve` is told to count, are what it took, the parts before an interruption included.
+    """
 
     ranking: list[Evaluated]
+    seconds: float = 0.0
+    spent: int = 0
 
     @property
     def best(self) -> dict[str, Choice]:
@@ -78,6 +84,7 @@ def evolve(
     stop_early: bool = False,
     checkpoint: str | Path | None = None,
     belongs: str = "",
+    spent: Callable[[], int] = lambda: 0,
 ) -> Found:
     """Search `space` for the configuration with the highest score; no configuration is scored twice.
 
@@ -94,6 +101,7 @@ def evolve(
             The result is the same as that of a search that was never interrupted.
         belongs: names what the scores belong to (weights, images); a checkpoint of another name is refused. Without it, what
             `score` itself says of that (its attribute `belongs`, which `Score` has).
+        spent: a count of what scoring costs, images for example, so far in this process; for `Found.spent`.
 
     Raises ValueError for a limit under which random configurations are not found, for settings that do not add up, and for a
     checkpoint that is damaged or of another search; OutOfTime after a generation that was kept when the deadline has passed.
@@ -117,9 +125,10 @@ def evolve(
     settings = [space.layer_names, space.ranks, seed, population, parents, mutations, crossovers, probability, limit]
     settings = json.loads(json.dumps([*settings, [shapes[name] for name in space.layer_names], belongs]))
     seen: dict[str, Evaluated] = {}
-    first = 0
+    first, start, before = 0, time.perf_counter(), spent()
     if checkpoint is not None and Path(checkpoint).exists():
-        first = _resume(Path(checkpoint), settings, space, shapes, seen, rng)
+        first, seconds, counted = _resume(Path(checkpoint), settings, space, shapes, seen, rng)
+        start, before = start - seconds, before - counted
         if first > generations + 1:
             raise ValueError(f"the checkpoint {checkpoint} holds {first - 1} generations, more than {generations}; delete it")
 
@@ -163,10 +172,10 @@ def evolve(
                 raise ValueError(f"the score of configuration {key} is {value}; {kept}; `space.decode` reads the configuration")
             seen[key] = Evaluated(config, value, parameters, generation, len(seen), exact)
         if checkpoint is not None:
-            _save(Path(checkpoint), settings, seen, generation, rng)
+            _save(Path(checkpoint), settings, seen, generation, rng, time.perf_counter() - start, spent() - before)
             if generation < generations:
                 deadline.check(f"{generation} of {generations} generations are kept in {checkpoint}")
-    return Found(_rank(seen))
+    return Found(_rank(seen), time.perf_counter() - start, spent() - before)
 
 
 def random_search(space: Space, *, budget: int, **kwargs) -> Found:
@@ -188,11 +197,15 @@ def _breed(wanted: int, children: dict, admit: Callable, make: Callable[[], Conf
         admit(make())
 
 
-def _save(path: Path, settings: list, seen: Mapping[str, Evaluated], generation: int, rng: random.Random) -> None:
+def _save(
+    path: Path, settings: list, seen: Mapping[str, Evaluated], generation: int, rng: random.Random, seconds: float, spent: int
+) -> None:
     version, state, gauss = rng.getstate()
     data = {
         "settings": settings,
         "generation": generation,
+        "seconds": seconds,
+        "spent": spent,
         "rng": [version, list(state), gauss],
         "seen": [[key, evaluated.score, evaluated.generation, evaluated.exact] for key, evaluated in seen.items()],
     }
@@ -200,8 +213,8 @@ def _save(path: Path, settings: list, seen: Mapping[str, Evaluated], generation:
         temporary.write_text(json.dumps(data))
 
 
-def _resume(path: Path, settings: list, space: Space, shapes: Mapping, seen: dict, rng: random.Random) -> int:
-    """Fill `seen` and `rng` from the checkpoint; return the generation to go on with."""
+def _resume(path: Path, settings: list, space: Space, shapes: Mapping, seen: dict, rng: random.Random):
+    """Fill `seen` and `rng` from the checkpoint; return the generation to go on with, and the seconds and count so far."""
     try:
         data = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -213,11 +226,11 @@ def _resume(path: Path, settings: list, space: Space, shapes: Mapping, seen: dic
             )
         found = [(space.decode(key), float(score), int(number), bool(exact)) for key, score, number, exact in data["seen"]]
         version, state, gauss = data["rng"]
-        generation = int(data["generation"])
+        generation, seconds, spent = int(data["generation"]), float(data["seconds"]), int(data["spent"])
         rng.setstate((version, tuple(state), gauss))
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"{path} is no whole checkpoint of a search ({error!r}); name another file, or delete it") from error
     for config, score, number, exact in found:
         parameters = space.parameters(config, shapes)
         seen[space.encode(config)] = Evaluated(config, score, parameters, number, len(seen), exact)
-    return generation + 1
+    return generation + 1, seconds, spent

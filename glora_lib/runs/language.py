@@ -13,7 +13,7 @@ from glora_lib.data import DataError
 from glora_lib.data import questions as asked
 from glora_lib.data.instructions import Instructions, encode, fitting, load_instructions
 from glora_lib.glora.model import fuse
-from glora_lib.glora.search import evolve
+from glora_lib.glora.search import Found, evolve
 from glora_lib.glora.space import Space, to_json
 from glora_lib.methods import attention, trainable_parameters
 from glora_lib.runs.language_profile import LanguageProfile
@@ -138,14 +138,14 @@ def _trained(run: Run, recipe: LanguageProfile, model, train, held_out, question
             losses = [mean_loss(_fused(net, config, recipe), held_out) for config in watched]
             parts["metrics"] = {"random_loss": losses, "n_random": WATCHED}
         if questions:
-            found, seconds = _search(run, recipe, net, space, questions, tokenizer, split)
+            found = _search(run, recipe, net, space, questions, tokenizer, split)
             best = found.best
             parts["selected_on"] = "val" if split == "val" else "test (oracle)"
             parts["metrics"] = {"val": found.score, "evaluations": len(found.ranking), "ties": found.ties}
             parts["metrics"]["n_val"] = sum(len(part.val) for part in questions)
             generations = range(1 + max(member.generation for member in found.ranking))
             parts["history"] = {"search": [[member.score for member in found.generation(number)] for number in generations]}
-            parts["cost"] = {"seconds_search": seconds}
+            parts["cost"] = {"seconds_search": found.seconds}
         parts["config"], stored = to_json(best), space.parameters(best, net.shapes)
         plain = fuse(net.use(best))
     parts["history"] |= {"train": history}
@@ -155,7 +155,7 @@ def _trained(run: Run, recipe: LanguageProfile, model, train, held_out, question
     return plain, parts
 
 
-def _search(run: Run, recipe: LanguageProfile, net, space: Space, questions, tokenizer, split: str):
+def _search(run: Run, recipe: LanguageProfile, net, space: Space, questions, tokenizer, split: str) -> Found:
     """Evolve on as many questions as are for validation: on those, or on as many of the reported ones."""
     chosen = questions
     if split == "test":
@@ -165,12 +165,10 @@ def _search(run: Run, recipe: LanguageProfile, net, space: Space, questions, tok
         values = _answered(_fused(net, config, recipe), tokenizer, chosen, "val", recipe.selection_shots)
         return float(np.mean([np.mean(items) for items in values.values()]))
 
-    start = time.perf_counter()
     state = run.state("search.json")
     belongs = f"{split} of {asked.sha256(questions)}, {run.task}"
     settings = recipe.evolution | {"belongs": belongs, "checkpoint": state}
-    found = evolve(space, score=score, seed=run.seed, shapes=net.shapes, **settings)
-    return found, time.perf_counter() - start
+    return evolve(space, score=score, seed=run.seed, shapes=net.shapes, **settings)
 
 
 def _fused(net, config, recipe: LanguageProfile) -> nn.Module:

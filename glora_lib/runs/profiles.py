@@ -35,7 +35,7 @@ CPU = replace(
     few_shot=("tiny_imagenet_food", "tiny_imagenet_vehicles", "tiny_imagenet_pets", "mnist_5k", "landcover_10"),
     sources=("mnist_5k", "tuxpaint_9", "tiny_imagenet_food-16shot-s0"),
     # what has records; the rest is ready and was not run: data/README.md
-    other_seeds=dict.fromkeys((*BASELINES, "noah", "glora_oracle", "sensitivity", "glora_sizes"), (0,))
+    other_seeds=dict.fromkeys((*BASELINES, "noah", "glora_oracle", "sensitivity", "glora_sizes", "ablation"), (0,))
     | dict.fromkeys(("lora", "bitfit", "repadapter", "fact_tk"), (0, 1, 2)),
     rates=dict.fromkeys(("vpt_shallow", "vpt_deep"), (3e-3, 1e-2)),  # what ends below the linear probe at its own rate
     ranks=(4, 2),

@@ -246,15 +246,15 @@ def _searched(run: Run, recipe: Profile, model, task, search: Callable[..., Foun
     metrics = {"random_val": [score(config) for config in watched], "n_random": RANDOM_SUBNETS}
 
     judge = score if split == "val" else Score(net, task.test, recipe.dtype)
-    start, seen = time.perf_counter(), judge.images_seen
     state = run.state("search.json")
     judged = f"{split} of {task.sha256}, {belonging(net, task.val, trained=True)}"
     if device().type == "cuda" and set(net.kinds.values()) == {"linear"}:  # a generation at once
         how = {"score_all": lambda configs: judge.all(configs, space)}
     else:
         how = {"score": judge, "stop_early": search is evolve}
-    found = search(space, **how, seed=run.seed, shapes=net.shapes, checkpoint=state, belongs=judged, **settings)
-    cost |= {"seconds_search": time.perf_counter() - start, "search_images": judge.images_seen - seen}
+    how |= {"spent": lambda: judge.images_seen, "belongs": judged}
+    found = search(space, **how, seed=run.seed, shapes=net.shapes, checkpoint=state, **settings)
+    cost |= {"seconds_search": found.seconds, "search_images": found.spent}
     generations = [found.generation(g) for g in range(1 + max(e.generation for e in found.ranking))]
     history["search"] = [
         {split: [e.score for e in g], "exact": [e.exact for e in g], "parameters": [e.parameters for e in g]}

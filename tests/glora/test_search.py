@@ -156,6 +156,21 @@ def test_a_search_interrupted_within_a_generation_ends_with_the_identical_rankin
     assert [file.name for file in checkpoint.parent.iterdir()] == ["search.json"]
 
 
+def test_what_a_search_took_is_counted_over_its_interruptions(tmp_path, monkeypatch):
+    """Time is what scoring takes, a second each; what the interrupted generation had scored is lost, and not counted."""
+    first, second = Additive(stop=30), Additive()
+    clock = lambda: float(len(first.asked) + len(second.asked))  # noqa: E731
+    monkeypatch.setattr("glora_lib.glora.search.time.perf_counter", clock)
+    arguments = dict(seed=3, shapes=SHAPES, generations=3, checkpoint=tmp_path / "search.json", **SMALL)
+    with pytest.raises(KeyboardInterrupt):
+        evolve(SPACE, score=first, spent=lambda: len(first.asked), **arguments)
+    found = evolve(SPACE, score=second, spent=lambda: len(second.asked), **arguments)
+    assert len(second.asked) < len(found.ranking) == 48
+    assert (found.seconds, found.spent) == (48, 48)
+    again = evolve(SPACE, score=second, spent=lambda: len(second.asked), **arguments)
+    assert (again.seconds, again.spent) == (48, 48)
+
+
 def test_more_generations_go_on_from_a_finished_search(tmp_path):
     arguments = dict(seed=3, shapes=SHAPES, checkpoint=tmp_path / "search.json", **SMALL)
     evolve(SPACE, score=Additive(), generations=1, **arguments)
