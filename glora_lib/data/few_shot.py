@@ -42,7 +42,7 @@ def parse(name: str) -> FewShotName | None:
     found = NAME.fullmatch(name)
     if found:
         return FewShotName(found["task"], int(found["shots"]), int(found["seed"]))
-    if re.search(r"-.*shot|shot-", name):
+    if re.search(r"-[0-9]*shots?(-|$)", name):  # screenshots are none
         raise DataError(f"malformed few-shot name {name!r}: write TASK-Kshot-sSEED, such as mnist_5k-4shot-s0, with K >= 1")
     return None
 

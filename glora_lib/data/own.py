@@ -149,7 +149,8 @@ def table(file: Path) -> Listed:
         expected = f"one of {', '.join(PATHS)} and one of {', '.join(LABELS)}"
         raise DataError(f"{file}, line 1: its columns are {', '.join(columns) or 'none'}; expected {expected}")
     listed: Listed = []
-    for number, row in enumerate(reader, start=2):
+    for row in reader:
+        number = reader.line_num  # blank lines count
         name, part = (row[label] or "").strip(), (row.get(columns.get("split", ""), "") or "").strip().lower()
         if not (row[path] or "").strip() or not name:
             raise DataError(f"{file}, line {number}: a path or a label is missing")

@@ -37,6 +37,7 @@ def test_names_say_task_shots_and_seed():
     assert few_shot.parse("food-101-16shot-s2") == few_shot.FewShotName("food-101", 16, 2)
     assert few_shot.parse("mnist_5k") is None
     assert few_shot.parse("food-101") is None
+    assert few_shot.parse("my-screenshots") is None
 
 
 @pytest.mark.parametrize(

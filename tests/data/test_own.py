@@ -151,6 +151,7 @@ def csv(text: str):
         (lambda root: root.rename(root.parent / "else"), "there is no .*animals; give a folder of class folders"),
         (csv("name,kind\n"), r"labels.csv, line 1: its columns are name, kind; expected one of path, file"),
         (csv("path,label\na.png,cat\nb.png,\n"), r"labels.csv, line 3: a path or a label is missing"),
+        (csv("path,label\n\na.png,cat\n\nb.png,\n"), r"labels.csv, line 5: a path or a label is missing"),
         (csv("path,label,split\na.png,cat,some\n"), r"labels.csv, line 2: the split 'some' is not known"),
         (csv("path,label\na.png,cat\na.png,dog\n"), r"labels.csv: a.png is listed 2 times"),
         (csv("path,label\na.png,cat\nb.png,dog\n"), r"there is no picture .*a.png; mend the table's path"),
