@@ -22,7 +22,7 @@ from pathlib import Path
 
 from glora_lib.backbones import BackboneError, packaged
 from glora_lib.backbones.files import find
-from glora_lib.data import packed, shifts_of, tasks, unavailable
+from glora_lib.data import few_shot, packed, shifts_of, tasks, unavailable
 from glora_lib.runs.paths import CACHE, OUT, ROOT
 from glora_lib.runs.profile import Profile
 from glora_lib.runs.profiles import PROFILES
@@ -41,8 +41,8 @@ class PackError(ValueError):
 def pack(profile: Profile, out: Path, part_mb: int | float = 48) -> dict:
     """Write everything that the profile's runs need to `out`; return the manifest: commit, profile, tasks, parts and checksums.
 
-    Tasks whose data are not here are left out. Raises PackError for code that is in no commit, for weights that are not here,
-    and for parts of no size.
+    Tasks whose data are not here are left out, and sets that have few-shot lists alone, too. Raises PackError for code that is
+    in no commit, for weights that are not here, and for parts of no size.
     """
     if part_mb * 2**20 < 1:
         raise PackError(f"parts of {part_mb} MB hold nothing; give more than 0 (--part-mb)")
@@ -53,7 +53,9 @@ def pack(profile: Profile, out: Path, part_mb: int | float = 48) -> dict:
         weights = find(profile.weights) if profile.weights not in ("", "random", "hub") else None
     except BackboneError as error:
         raise PackError(f"the weights of the profile {profile.name} cannot be packed: {error}") from error
-    names = [name for name in (*profile.tasks, *profile.sources) if not unavailable(name, profile)]
+    asked = (*profile.tasks, *profile.few_shot, *profile.sources)
+    bases = dict.fromkeys(drawn.task if (drawn := few_shot.parse(name)) else name for name in asked)
+    names = [name for name in bases if name not in tasks.LISTS and not unavailable(name, profile)]
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=out) as whole:
         with tarfile.open(fileobj=whole, mode="w:gz", compresslevel=1) as archive:  # many small files: a third less

@@ -165,7 +165,7 @@ def noah(run: Run, recipe: Profile, model, task) -> Outcome:
         net, lambda config: accuracy(net.use(config), task.val, dtype=recipe.dtype), seed=run.seed, **settings
     )
     best, cost = ranking[0][2], {"seconds_search": time.perf_counter() - start}
-    again = run.profile.for_method("lora")
+    again = here(run.profile.for_method("lora"))
     alone = METHODS["noah"](model, config=best, **recipe.options).to(device())
     history["retrain"] = train(alone, task.train, again, seed=run.seed, checkpoint=run.state("retrain.pt"))
     cost["seconds_train"] = _seconds(history["train"]) + _seconds(history["retrain"])
@@ -194,7 +194,7 @@ STAGES: dict[str, Callable[..., Outcome]] = dict.fromkeys(METHODS, fixed) | {
 
 def _fit_head(run: Run, recipe: Profile, model, task) -> None:
     """Fit the head as a linear probe does. The last fit is kept in `FITTED`: a grid's settings start from the same head."""
-    short = replace(run.profile.for_method("linear"), epochs=recipe.one_cycle["head_epochs"], warmup_epochs=0)
+    short = replace(here(run.profile.for_method("linear")), epochs=recipe.one_cycle["head_epochs"], warmup_epochs=0)
     METHODS["linear"](model).to(device())
     key = repr((belonging(model, task.train), short, run.seed, device()))
     if key not in FITTED:

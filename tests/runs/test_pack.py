@@ -129,6 +129,13 @@ def test_weights_that_are_a_file_are_taken_along_and_missed_at_once(folders, wit
     assert find("own.npz").parent != folders / "data"
 
 
+def test_a_draw_of_few_images_has_its_task_in_the_pack_once(folders, without_vit):
+    drawn = {"few_shot": ("things",), "sources": ("things-2shot-s0", "tiny_imagenet_food-16shot-s0")}
+    assert pack(replace(PROFILE, tasks=(), **drawn), folders / "pack")["tasks"] == ["things"]
+    use(folders / "pack")
+    assert len(load_task("things-2shot-s1", PROFILE).train) == 4
+
+
 def test_another_pack_of_the_same_commit_is_unpacked_over_the_first(made, without_vit):
     use(made)
     pack(replace(PROFILE, tasks=("things",)), made, part_mb=20)
