@@ -52,11 +52,6 @@ def setting(name: str) -> float:
     return float(table[name])
 
 
-def tables() -> list[str]:
-    """Return the names of the files of reported numbers."""
-    return sorted(path.stem for path in REPORTED.glob("*.csv"))
-
-
 def _read(path: Path) -> pd.DataFrame:
     return _read_once(path, path.stat().st_mtime_ns).copy()
 

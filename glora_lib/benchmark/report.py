@@ -20,7 +20,6 @@ PAIRS = {  # what -> (ours, against whom, wanted in float32, wanted in bfloat16)
     "LoRA step, B alone": ("B alone", "LoRA, peft", 1.0, 1.6),
 }
 MEMORY = ("supernet", "supernet, literal", "B alone", "LoRA", "full fine-tuning")
-SEARCH = {"float32": 2.0, "bfloat16": 6.0}  # wanted
 SECONDS = {"import": 3.0, "backbone": 3.0}  # allowed
 BF16_PAYS = 1.2  # times the rate of float32, from which on bfloat16 counts as something that the processor has
 

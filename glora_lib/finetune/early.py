@@ -36,10 +36,9 @@ def early_numbers(model: nn.Module, task: Task, recipe: Profile, seed: int) -> d
         pass
     if len(head_of(model)) == 1 and hasattr(model, "forward_head"):
         probe = METHODS["linear"](copy.deepcopy(model))
-        place = next(probe.parameters()).device
         settings = PROFILES["cpu"].for_method("linear")
         train(probe.get_classifier(), features(probe, task.train), settings, seed=seed)
-        numbers["linear probe"] = accuracy(probe.to(place), task.val, dtype=recipe.dtype)
+        numbers["linear probe"] = accuracy(probe, task.val, dtype=recipe.dtype)
     return numbers
 
 

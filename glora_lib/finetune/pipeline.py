@@ -148,7 +148,11 @@ def refuse_another(out: Path, settings: dict) -> None:
     """Raise a FinetuneError that names what differs, if `out` holds a run of other settings or pictures."""
     if not (out / "settings.json").exists():
         return
-    there, mine = kept(out / "settings.json", dict), json.loads(json.dumps(settings))
+    try:
+        there = json.loads((out / "settings.json").read_text(encoding="utf-8"))
+    except ValueError:  # damaged, and left as it is
+        there = {}
+    mine = json.loads(json.dumps(settings))
     changed = {name: (there.get(name), mine.get(name)) for name in there | mine if there.get(name) != mine.get(name)}
     if changed:
         raise FinetuneError(f"{out} holds another run, (there, here): {changed}; name another folder, or delete it")

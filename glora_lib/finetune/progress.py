@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import torch
 from torch import nn
-from torch.utils.data import Subset
 
 from glora_lib.data.task import Images, Task
 from glora_lib.glora.model import AdaptedModel
@@ -60,5 +59,5 @@ def said(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
-def _taken(images: Images, number: int) -> Images | Subset:
+def _taken(images: Images, number: int) -> Images:
     return Images(images.raw[list(range(number))], images.labels[:number])

@@ -47,7 +47,6 @@ SETTINGS: dict[str, tuple[str, dict]] = {
     "5D r=4": ("lorta", {"r": 4, "order": 5}),
     "LoKr r=4": ("lokr", {"r": 4}),
 }
-KEPT = 8  # sentences that a record shows
 
 
 class Answers(nn.Module):

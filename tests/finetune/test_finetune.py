@@ -15,7 +15,7 @@ from PIL import Image
 
 import glora_lib as gl
 from glora_lib.finetune.__main__ import main
-from glora_lib.finetune.pipeline import FUSABLE, FinetuneError
+from glora_lib.finetune.pipeline import FUSABLE, FinetuneError, refuse_another
 from glora_lib.finetune.report import Report, wilson
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore::UserWarning")]
@@ -131,6 +131,13 @@ def test_a_finished_run_is_not_computed_again_and_another_is_refused(finished, p
         gl.finetune(pictures, out=out, **TINY | {"epochs": 3})
     with pytest.raises(FinetuneError, match=r"'seed': \(0, 1\)"):
         gl.finetune(pictures, out=out, **TINY, seed=1)
+
+
+def test_settings_that_cannot_be_read_are_refused_and_stay_as_they_are(tmp_path):
+    (tmp_path / "settings.json").write_text('{"epochs": 2, ')
+    with pytest.raises(FinetuneError, match=r"holds another run, \(there, here\): {'epochs': \(None, 3\)}"):
+        refuse_another(tmp_path, {"epochs": 3})
+    assert (tmp_path / "settings.json").read_text() == '{"epochs": 2, '
 
 
 @pytest.mark.parametrize("method", ["linear", "lora", "ssf", "bitfit"])
