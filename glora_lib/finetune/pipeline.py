@@ -204,7 +204,7 @@ def _search(
         done += 1
         if done % recipe.population == 0:
             left = (time.perf_counter() - start) / done * (total - done)
-            say(f"search: {done} of {total} subnets, {left:.0f} s left")
+            say(f"search: {done} of {total} subnets, at most {left:.0f} s left")  # fewer where a search goes on
         return score(config, *floor)
 
     found = evolve(

@@ -19,23 +19,33 @@ from glora_lib.methods.ssf import ssf
 from glora_lib.methods.superlora import SUPERLORA
 from glora_lib.training.head import head_parameters
 
-METHODS = {
-    "linear": linear,
-    "full": full,
-    "bitfit": bitfit,
-    "lora": lora,
-    "vpt_shallow": vpt_shallow,
-    "vpt_deep": vpt_deep,
-    "adapter": adapter,
-    "adaptformer": adaptformer,
-    "noah": noah,
-    "fact_tt": fact_tt,
-    "fact_tk": fact_tk,
-    "ssf": ssf,
-    "repadapter": repadapter,
-    "glora": glora,
-    **SUPERLORA,
-}
+
+class _Methods(dict):
+    """Methods by name; an unknown one is a KeyError that lists them."""
+
+    def __missing__(self, name: str):
+        raise KeyError(f"no method {name!r}; valid: {', '.join(self)}")
+
+
+METHODS = _Methods(
+    {
+        "linear": linear,
+        "full": full,
+        "bitfit": bitfit,
+        "lora": lora,
+        "vpt_shallow": vpt_shallow,
+        "vpt_deep": vpt_deep,
+        "adapter": adapter,
+        "adaptformer": adaptformer,
+        "noah": noah,
+        "fact_tt": fact_tt,
+        "fact_tk": fact_tk,
+        "ssf": ssf,
+        "repadapter": repadapter,
+        "glora": glora,
+        **SUPERLORA,
+    }
+)
 
 
 def trainable_parameters(model: nn.Module) -> int:

@@ -638,3 +638,9 @@ def test_a_model_that_is_saved_whole_is_the_same_when_it_is_loaded(method, tmp_p
     assert torch.equal(again(x), net(x))
     if method.startswith("vpt"):
         assert torch.equal(again.forward_intermediates(x)[0], net.forward_intermediates(x)[0])
+
+
+def test_an_unknown_method_is_refused_with_the_valid_ones():
+    with pytest.raises(KeyError, match="no method 'lorra'; valid: linear, full, .*glora"):
+        METHODS["lorra"]
+    assert METHODS.get("lorra") is None
