@@ -59,15 +59,16 @@ def test_records_are_those_of_the_runs_one_by_one(folder, monkeypatch, method):
         assert one.settings == other.settings
         losses = [[epoch["loss"] for epoch in record.history["train"]] for record in (one, other)]
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-        for name in ("val", "test"):
-            assert one.metrics[name] == pytest.approx(other.metrics[name], abs=0.03)  # rounding turns single images
+        for name in ("val", "test"):  # rounding turns single images
+            n = one.metrics[f"n_{name}"]
+            assert abs(round(n * one.metrics[name]) - round(n * other.metrics[name])) <= 1
 
 
 def test_what_trained_together_is_not_trained_again(folder, monkeypatch):
     train_together(runs("lora"))
     assert all(training_state(run).exists() for run in runs("lora"))
-    for where in ("loop", "many"):
-        monkeypatch.setattr(f"glora_lib.training.{where}.schedule", lambda *_: pytest.fail("trained again"))
+    for where in ("loop.set_rates", "many.schedule"):
+        monkeypatch.setattr(f"glora_lib.training.{where}", lambda *_: pytest.fail("trained again"))
     assert fill(runs("lora")) == []
     train_together(runs("lora"))  # nothing is left to do
 
