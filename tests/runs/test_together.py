@@ -39,7 +39,7 @@ def folder(tmp_path, monkeypatch):
 
 def runs(method: str) -> list[Run]:
     """Runs at three rates; with another seed the random backbone would be another one."""
-    profiles = {rate: replace(PROFILE, learning_rate=rate) for rate in (1e-3, 2e-3, 4e-3)}
+    profiles = {rate: replace(PROFILE, learning_rate=rate) for rate in (1e-3, 1.5e-3, 4e-3)}
     return [Run("joint", "gratings", method, profile, label=f"{method}-{rate}") for rate, profile in profiles.items()]
 
 
@@ -59,9 +59,8 @@ def test_records_are_those_of_the_runs_one_by_one(folder, monkeypatch, method):
         assert one.settings == other.settings
         losses = [[epoch["loss"] for epoch in record.history["train"]] for record in (one, other)]
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-        for name in ("val", "test"):  # rounding turns single images
-            n = one.metrics[f"n_{name}"]
-            assert abs(round(n * one.metrics[name]) - round(n * other.metrics[name])) <= 1
+        for name in ("val", "test"):
+            assert one.metrics[name] == pytest.approx(other.metrics[name], abs=0.03)  # rounding turns single images
 
 
 def test_what_trained_together_is_not_trained_again(folder, monkeypatch):
@@ -131,7 +130,7 @@ def test_a_run_that_cannot_be_one_of_a_program_is_trained_alone(folder):
 def test_supernets_of_layers_without_masks_are_trained_alone(folder):
     options = {"layers": ["conv", "norm"]}
     small = replace(PROFILE, backbone="test_efficientnet", options=options, ranks=(2,), epochs=1, warmup_epochs=0)
-    profiles = {rate: replace(small, learning_rate=rate) for rate in (1e-3, 2e-3)}
+    profiles = {rate: replace(small, learning_rate=rate) for rate in (1e-3, 1.5e-3)}
     convolutional = [Run("joint", "gratings", "glora", profile, label=f"conv-{rate}") for rate, profile in profiles.items()]
     train_together(convolutional)
     assert not any(training_state(run).exists() for run in convolutional)
@@ -175,7 +174,7 @@ def test_a_run_that_memory_does_not_do_for_is_said_and_the_others_go_on(folder, 
     execute = grid.execute
 
     def cramped(run: Run) -> Record:
-        if run.label == "lora-0.002":
+        if run.label == "lora-0.0015":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         return execute(run)
 
@@ -183,7 +182,7 @@ def test_a_run_that_memory_does_not_do_for_is_said_and_the_others_go_on(folder, 
     said: list[str] = []
     assert fill(runs("lora"), keep_going=True, say=said.append) == [runs("lora")[1]]
     assert said[1].startswith(
-        "joint/gratings--lora-0.002--smoke--s0 has no record: memory does not do for gratings--lora-0.002"
+        "joint/gratings--lora-0.0015--smoke--s0 has no record: memory does not do for gratings--lora-0.0015"
     )
     with pytest.raises(TrainingError, match="make room there, or take smaller images.*CUDA out of memory. Tried to allocate"):
         fill(runs("lora"))
@@ -194,7 +193,7 @@ def test_runs_with_other_numbers_of_images_make_programs_of_their_own(folder, mo
 
     def cut(task: str, profile) -> Task:
         found = load(task, profile)
-        few = profile.learning_rate == 2e-3
+        few = profile.learning_rate == 1.5e-3
         return replace(found, train=Images(found.train.raw[:40], found.train.labels[:40])) if few else found
 
     monkeypatch.setattr(together_module, "load_task", cut)
@@ -299,7 +298,7 @@ def test_what_one_process_has_computed_is_kept_where_its_next_run_fails(folder, 
     execute = grid.execute
 
     def failing(run: Run) -> Record:
-        if run.label == "lora-0.002":
+        if run.label == "lora-0.0015":
             raise RuntimeError("the disk is full")
         return execute(run)
 
@@ -332,6 +331,6 @@ def test_time_that_is_up_in_one_process_keeps_what_it_has_computed(folder, monke
 
     monkeypatch.setattr(grid, "execute", last)
     monkeypatch.setattr(grid, "parts", lambda runs, workers, together: [list(runs)])
-    with pytest.raises(deadline.OutOfTime, match="lora-0.002--smoke--s0 and what follows it have not begun"):
+    with pytest.raises(deadline.OutOfTime, match="lora-0.0015--smoke--s0 and what follows it have not begun"):
         fill(runs("lora"), workers=2)
     assert [run.exists() for run in runs("lora")] == [True, False, False]
