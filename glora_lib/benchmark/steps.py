@@ -14,7 +14,7 @@ from glora_lib.benchmark.setting import Setting
 from glora_lib.glora.model import AdaptedModel, adapt, fuse
 from glora_lib.glora.space import Choice, Space
 from glora_lib.methods import METHODS
-from glora_lib.training.batch import PART, Gradients, autocast
+from glora_lib.training.batch import Gradients, autocast
 from glora_lib.training.head import head_parameters
 from glora_lib.training.loop import adamw
 
@@ -71,7 +71,7 @@ STEPS = (
 
 
 def step(
-    net: nn.Module, setting: Setting, *, own: bool = True, dtype: str = "float32", data=None, part_size: int = PART
+    net: nn.Module, setting: Setting, *, own: bool = True, dtype: str = "float32", data=None, part_size: int | None = None
 ) -> Visit:
     """Return one training step of the model, on the same images every time.
 

@@ -42,12 +42,12 @@ def autocast(dtype: str, device: torch.device):
 class Gradients:
     """Adds a batch's gradients to the parameters of a model, and remembers how small the parts must be for its memory.
 
-    A processor takes a batch of more than `part_size` numbers in parts, whose gradients add up to the batch's: it is no slower
+    A processor takes a batch of more than `part_size` numbers (PART, unless said) in parts, whose gradients add up to the batch's: it is no slower
     for that, and memory holds the activations of one part. A GPU gets the whole batch, and halves it when memory does not do. A
     model that normalises over batches always gets the whole.
     """
 
-    def __init__(self, model: nn.Module, dtype: str = "float32", part_size: int = PART):
+    def __init__(self, model: nn.Module, dtype: str = "float32", part_size: int | None = None):
         self.model, self.dtype, self.part_size = model, dtype, part_size
         self.most: int | None = None  # images at once, where memory did not do for more
 
@@ -91,7 +91,7 @@ class Gradients:
     def _parts(self, images: Tensor) -> int:
         if self._indivisible():
             return 1
-        parts = math.ceil(images.numel() / self.part_size) if images.device.type == "cpu" else 1
+        parts = parts_on_a_processor(images, self.part_size) if images.device.type == "cpu" else 1
         return max(parts, math.ceil(len(images) / self.most)) if self.most else parts
 
     def _indivisible(self) -> bool:
@@ -103,6 +103,11 @@ class Gradients:
             return {}
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         return {parameter: None if parameter.grad is None else parameter.grad.clone() for parameter in trained}
+
+
+def parts_on_a_processor(images: Tensor, part_size: int | None = None) -> int:
+    """Return in how many parts, `images.chunk(parts)`, a processor takes these images; PART numbers each, unless said."""
+    return math.ceil(images.numel() / (part_size or PART))
 
 
 def logits(model: nn.Module, images: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch.utils.data import BatchSampler, Dataset, RandomSampler
 
 from glora_lib.training import checkpoint as checkpoints
 from glora_lib.training import deadline
-from glora_lib.training.batch import TrainingError, autocast, check_labels, full
+from glora_lib.training.batch import TrainingError, autocast, check_labels, full, parts_on_a_processor
 from glora_lib.training.choices import Choices
 from glora_lib.training.device import generator_state
 from glora_lib.training.flat_adamw import FlatAdamW
@@ -161,7 +161,7 @@ class Program:
         x = torch.stack([images for images, _ in batches]).to(self.device, self.stack.tensors.dtype)
         labels = torch.stack([labels for _, labels in batches]).to(self.device)
         if self.device.type == "cpu":
-            self._draw_noise(x.shape[1])
+            self._draw_noise([len(part) for part in x[0].chunk(parts_on_a_processor(x[0]))])
         return self.step(x, labels, codes.to(self.device), self.peaks if rates is None else rates)
 
     def _rates(self, epoch: float) -> Tensor:
@@ -186,9 +186,11 @@ class Program:
         self.optimizer.step(gradient, rates, sampled)
         return losses.detach()
 
-    def _draw_noise(self, images: int) -> None:
-        """Draw the masks of dropout and drop path, each run's from its own generator, as if it were alone."""
-        drawn = [[noise.draw(images, generator) for noise in self.stack.noise] for generator in self.noises]
+    def _draw_noise(self, sizes: Sequence[int]) -> None:
+        """Draw the masks of dropout and drop path, each run's from its own generator and in the parts that it takes alone."""
+        drawn = [
+            [noise.draw(size, generator) for noise in self.stack.noise] for generator in self.noises for size in sizes
+        ]  # (runs * parts, modules)
         for noise, masks in zip(self.stack.noise, zip(*drawn, strict=True), strict=False):
             noise.mask = torch.cat(masks)
 

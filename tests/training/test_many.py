@@ -15,7 +15,7 @@ from glora_lib.glora.model import AdaptedModel, adapt
 from glora_lib.glora.space import Space
 from glora_lib.methods import METHODS
 from glora_lib.runs.profiles import SMOKE
-from glora_lib.training import deadline, flat_adamw, joined
+from glora_lib.training import batch, deadline, flat_adamw, joined
 from glora_lib.training.batch import autocast
 from glora_lib.training.deadline import OutOfTime
 from glora_lib.training.graph import WARM_UP
@@ -117,6 +117,14 @@ def test_the_program_ends_as_the_runs_do_one_by_one(method):
     for net, frozen in zip(joint, before, strict=True):
         assert all(torch.equal(net.get_parameter(name), tensor) for name, tensor in frozen.items())
         assert not net.training
+
+
+@pytest.mark.parametrize("method", ["glora", "lora"])
+def test_noise_is_that_of_the_runs_alone_also_where_a_processor_takes_a_batch_in_parts(method, monkeypatch):
+    monkeypatch.setattr(batch, "PART", 3 * 16 * 16 * 3)  # three images at once, of a batch of eight
+    alone, joint = models(method), models(method)
+    expected, histories = one_by_one(alone, data(), recipes()), together(joint, data(), recipes())
+    assert_same(joint, alone, histories, expected, 1e-5 if method == "glora" else 1e-10)
 
 
 def convolutional(method: str, **options) -> list[torch.nn.Module]:
