@@ -53,7 +53,7 @@ def fill(
         scheduler: the address of a Dask cluster, "tcp://host:8786", whose workers compute instead; they need one thread each,
             the same code and packages, not the same disk. A part whose worker dies is given to another one.
         together: train runs of one kind as one program also where there is no GPU, on which that is always done.
-        keep_going: a run that fails (TrainingError: a loss is not finite, memory does not do) is left without a record, which
+        keep_going: a run that fails (TrainingError: a loss is not finite, memory does not do) gets no new record, which
             `say` is told, and the others go on; without it the first one ends all.
         say: is told a line for every record that is saved.
         do: what makes a record of a run; `execute` without it, `language.execute` for language models.
@@ -233,7 +233,7 @@ def _execute(run: Run, do: Callable[[Run], Record], keep_going: bool) -> Record 
         failure = error
     if not keep_going:
         raise failure
-    return f"{run.experiment}/{run.id} has no record: {failure}"
+    return f"{run.experiment}/{run.id} has no new record: {failure}"
 
 
 def _kept(outcome: Record | str, root: Path | None = None) -> str:

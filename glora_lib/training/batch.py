@@ -42,9 +42,9 @@ def autocast(dtype: str, device: torch.device):
 class Gradients:
     """Adds a batch's gradients to the parameters of a model, and remembers how small the parts must be for its memory.
 
-    A processor takes a batch of more than `part_size` numbers (PART, unless said) in parts, whose gradients add up to the batch's: it is no slower
-    for that, and memory holds the activations of one part. A GPU gets the whole batch, and halves it when memory does not do. A
-    model that normalises over batches always gets the whole.
+    A processor takes a batch of more than `part_size` numbers (PART, unless said) in parts, whose gradients add up to the
+    batch's: it is no slower for that, and memory holds the activations of one part. A GPU gets the whole batch, and halves it
+    when memory does not do. A model that normalises over batches always gets the whole.
     """
 
     def __init__(self, model: nn.Module, dtype: str = "float32", part_size: int | None = None):

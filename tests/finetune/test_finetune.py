@@ -14,6 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from PIL import Image
 
 import glora_lib as gl
+from glora_lib.finetune import pipeline
 from glora_lib.finetune.__main__ import main
 from glora_lib.finetune.pipeline import FUSABLE, FinetuneError, refuse_another
 from glora_lib.finetune.report import Report, wilson
@@ -116,12 +117,15 @@ def test_a_run_that_is_killed_goes_on_and_gives_the_same(finished, pictures, tmp
     with pytest.raises(KeyboardInterrupt):
         gl.finetune(pictures, out=tmp_path, say=killed, **TINY)
     assert not (tmp_path / "report.json").exists()
-    said = []
+    said, whole = [], pipeline.train_supernet  # which tells the seconds of epochs before the kill, too
+    monkeypatch.setattr(pipeline, "train_supernet", lambda *a, **k: [epoch | {"seconds": 1e4} for epoch in whole(*a, **k)])
     again = gl.finetune(pictures, out=tmp_path, say=said.append, **TINY)
     assert any("going on from epoch 1" in line for line in said) == (moment == "training: epoch 2")
     report = finished[0]
     assert (again.predictions, again.confusion, again.accuracy) == (report.predictions, report.confusion, report.accuracy)
     assert again.sizes == report.sizes
+    assert again.seconds["train"] == 1e4 * TINY["epochs"]
+    assert again.seconds["all"] > again.seconds["train"] + again.seconds["search"]
 
 
 def test_a_finished_run_is_not_computed_again_and_another_is_refused(finished, pictures):

@@ -235,7 +235,7 @@ def test_a_run_whose_training_fails_ends_all_or_is_said_and_the_others_go_on(roo
     assert fill([bad, good, other], together=together, keep_going=True, say=said.append) == [bad]
     assert good.exists()
     assert other.exists()
-    assert said[0].startswith(f"smoke/gratings--bad-{together}--smoke--s0 has no record: the loss is ")
+    assert said[0].startswith(f"smoke/gratings--bad-{together}--smoke--s0 has no new record: the loss is ")
 
 
 def test_a_deadline_reaches_other_processes_and_what_is_whole_is_kept(root):

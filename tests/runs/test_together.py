@@ -182,7 +182,7 @@ def test_a_run_that_memory_does_not_do_for_is_said_and_the_others_go_on(folder, 
     said: list[str] = []
     assert fill(runs("lora"), keep_going=True, say=said.append) == [runs("lora")[1]]
     assert said[1].startswith(
-        "joint/gratings--lora-0.0015--smoke--s0 has no record: memory does not do for gratings--lora-0.0015"
+        "joint/gratings--lora-0.0015--smoke--s0 has no new record: memory does not do for gratings--lora-0.0015"
     )
     with pytest.raises(TrainingError, match="make room there, or take smaller images.*CUDA out of memory. Tried to allocate"):
         fill(runs("lora"))
