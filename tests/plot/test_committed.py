@@ -27,6 +27,13 @@ def put(path, image) -> None:
     Image.fromarray(image).save(path)
 
 
+def patched(image, height: int, width: int):
+    """The picture with a dark place of so many pixels."""
+    image = image.copy()
+    image[5 : 5 + height, 5 : 5 + width] = 0
+    return image
+
+
 def test_saving_leaves_the_committed_figure_alone(profile, tmp_path):
     before = tmp_path / "figures" / "00_one.png"
     before.write_bytes(b"as it was")
@@ -41,11 +48,13 @@ def test_saving_leaves_the_committed_figure_alone(profile, tmp_path):
     [
         (lambda image: image, ""),
         (lambda image: np.where(image < 250, image + 5, image), ""),  # the last bits of a colour
-        (lambda image: np.concatenate([image[1:], image[:1]]), "4.0 % of its pixels differ"),  # two rows of fifty
+        (lambda image: patched(image, 1, 4), ""),  # the end of a line, a pixel farther
+        (lambda image: patched(image, 2, 2), "4 of its 2,000 pixels differ"),
+        (lambda image: np.concatenate([image[1:], image[:1]]), "80 of its 2,000 pixels differ by more than 24 of 255"),  # two rows
         (lambda image: image[:, :39], "is 39 x 50 pixels large, 40 x 50 before"),
-        (lambda image: np.concatenate([255 - image[:10], image[10:]]), "20.0 % of its pixels differ"),
+        (lambda image: np.concatenate([255 - image[:10], image[10:]]), "400 of its 2,000 pixels differ"),
     ],
-    ids=["same", "rounding", "shifted", "size", "content"],
+    ids=["same", "rounding", "edge", "dot", "shifted", "size", "content"],
 )
 def test_a_difference_is_named_with_its_size_and_rounding_is_none(profile, tmp_path, changed, said):
     image = np.full((50, 40, 3), 240, np.uint8)
