@@ -95,17 +95,16 @@ def summary(profile: str = "cpu") -> str:
     ]
     others = [name for name, other in PROFILES.items() if other.compared and other is not PAPER and name != profile]
     shown = {profile: table} | {name: rows for name in others if len(rows := runs(name))}
+    lines += [
+        "",
+        "**What the runs say.** A difference is in points of test accuracy, GLoRA's minus the other's where a row names no other "
+        "score or setting, with a 95 % interval over independent sources of images; *smallest visible* is the smallest "
+        "difference that such an interval would have told from zero. One rule for all rows: `seen here` if the interval lies on "
+        "the statement's side of zero, `not seen here` on the other, else `undecided here`. It says nothing of a ViT-B at 224 "
+        "pixels.",
+    ]
     for name, rows in shown.items():
-        lines += [
-            "",
-            f"**What the runs of the {name} profile say.** A difference is in points of test accuracy, GLoRA's minus the "
-            "other's where a row names no other score or setting, with a 95 % interval over independent sources of images; "
-            "*smallest visible* is the smallest difference that such an interval would have told from zero. One rule for all "
-            "rows: `seen here` if the interval lies on the statement's side of zero, `not seen here` on the other, else "
-            "`undecided here`. It says nothing of a ViT-B at 224 pixels.",
-            "",
-            at_scale(rows),
-        ]
+        lines += ["", f"The {name} profile:", "", at_scale(rows)]
     return "\n".join(lines)
 
 
