@@ -97,11 +97,11 @@ def summary(profile: str = "cpu") -> str:
     shown = {profile: table} | {name: rows for name in others if len(rows := runs(name))}
     lines += [
         "",
-        "**What the runs say.** A difference is in points of test accuracy, GLoRA's minus the other's where a row names no other "
-        "score or setting, with a 95 % interval over independent sources of images; *smallest visible* is the smallest "
-        "difference that such an interval would have told from zero. One rule for all rows: `seen here` if the interval lies on "
-        "the statement's side of zero, `not seen here` on the other, else `undecided here`. It says nothing of a ViT-B at 224 "
-        "pixels.",
+        "**What the runs say.** A difference is in points of test accuracy, GLoRA's minus the other's where a row names no "
+        "other score or setting, with a 95 % interval over independent sources of images; *smallest visible* is the smallest "
+        "difference that such an interval would have told from zero. One rule for all rows: `seen here` if the interval lies "
+        "on the statement's side of zero, `not seen here` on the other, else `undecided here`. It says nothing of a ViT-B at "
+        "224 pixels.",
     ]
     for name, rows in shown.items():
         lines += ["", f"The {name} profile:", "", at_scale(rows)]
