@@ -51,7 +51,7 @@ def load_task(name: str, profile: Profile | str) -> Task:
         return few_shot.subset(load_task(wanted.task, profile), wanted.shots, wanted.seed)
     if wanted:
         return cached_lists(wanted, profile.image_size)
-    if name in BUILT_IN and not (name in folder.CLASSES and profile.vtab_folders):
+    if is_built_in(name, profile):
         kept = packed.place(name)
         return cached_packed(kept, profile.image_size) if kept.is_file() else cached_built_in(name, profile.image_size)
     if is_folder(name):
@@ -70,12 +70,8 @@ def unavailable(name: str, profile: Profile | str) -> str:
     profile = of_name(profile)
     wanted = few_shot.parse(name)
     base = wanted.task if wanted else name
-    if packed.place(base).is_file():
-        return ""
-    if base in debian.PLACES:
-        return debian.unavailable(base)
-    if base in BUILT_IN and not (base in folder.CLASSES and profile.vtab_folders):
-        return ""
+    if is_built_in(base, profile):
+        return debian.unavailable(base) if base in debian.PLACES and not packed.place(base).is_file() else ""
     if not is_folder(base) and base not in LISTS:
         raise unknown(name)
     return "" if place(base).is_dir() else f"there is no folder {place(base)}; data/README.md says where it comes from"
@@ -87,6 +83,11 @@ def place(name: str) -> Path:
     if name in folder.CLASSES or (name not in LISTS and inside.is_dir()):
         return inside
     return paths.external_data() / ("tiny-imagenet" if name in tiny_imagenet.NAMES else name)
+
+
+def is_built_in(name: str, profile: Profile) -> bool:
+    """Return whether a task of this name needs no folder of yours; of VTAB's four names that are both, the profile decides."""
+    return name in BUILT_IN and not (name in folder.CLASSES and profile.vtab_folders)
 
 
 def is_folder(name: str) -> bool:
