@@ -93,6 +93,19 @@ def found_ahead(claim: pd.Series, profile: str) -> Judged:
     return found._replace(by_task=f"{found.by_task}, ahead on {(table['difference'] > 0).sum()} of {len(table)}")
 
 
+def nothing_to_retrain(claim: pd.Series, profile: str) -> Judged:
+    """Hold "no requirement to retrain the subnet" against the subnet that was found, trained once more alone.
+
+    The statement's side is "inherited weights are at most the tolerance behind", on test images, in points.
+    """
+    records = results("controls", profile)
+    records = records[records["method"] == "glora_retrained"] if len(records) else records
+    if records.empty:
+        return Judged(f"no records ({profile})", "not run")
+    behind = 100 * (records["inherited_test"] - records["test"])
+    return judged(by_run(records, behind + float(claim["tolerance"])), profile, scale=scale(records))
+
+
 def subnets_comparable(claim: pd.Series, profile: str) -> Judged:
     """Hold "comparable across all subnets" against the range of a few random ones: at most the tolerance."""
     records = configurations(profile)
@@ -212,6 +225,7 @@ CHECKS = {
     "search/effective": ahead_of("glora_random", "search", "controls"),
     "search/ahead-of-random": found_ahead,
     "search/comparable": subnets_comparable,
+    "search/no-retraining": nothing_to_retrain,
     "figure3/structured": structured_needs_more,
     "figure4/none": bias_tensors_unused,
     "table4/throughput": fused_speed,

@@ -27,6 +27,7 @@ BASELINES = {
 # What GLoRA's row is held against beside the papers' methods, `controls.controls`.
 CONTROLS = {
     "glora_random": "the same supernet, the best of as many random subnets",
+    "glora_retrained": "what GLoRA's search found, trained once more: alone, from the backbone, with the supernet's recipe",
     "glora_fixed": "one configuration (A, B, C as LoRA, D and E vectors) trained alone, without supernet or search",
     "lora_long": "LoRA with the operations of GLoRA's training and search together",
     "lora_matched": "LoRA with GLoRA's largest rank on the layers that GLoRA adapts: about as many stored parameters",

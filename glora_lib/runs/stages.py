@@ -19,7 +19,7 @@ from glora_lib.data.task import Images
 from glora_lib.glora.model import AdaptedModel, fuse
 from glora_lib.glora.score import Score
 from glora_lib.glora.search import Found, evolve, random_search
-from glora_lib.glora.space import Choice, Space, to_json
+from glora_lib.glora.space import Choice, Space, from_json, to_json
 from glora_lib.glora.supernet import train_supernet
 from glora_lib.methods import METHODS, NotFusable, trainable_parameters
 from glora_lib.methods.noah import search as noah_search
@@ -35,7 +35,8 @@ from glora_lib.training.steps import one_cycle
 Outcome = tuple[dict, nn.Module]
 RANDOM_SUBNETS = 3  # random subnets that are measured on test beside the one that was found
 FITTED: dict[str, dict] = {}  # the head that `_fit_head` fitted last, by what it depends on
-SUPERNETS = ("glora", "glora_random", "glora_largest", "glora_oracle")  # whose training is one supernet's, for all of them
+# whose training is one supernet's, for all of them
+SUPERNETS = ("glora", "glora_random", "glora_largest", "glora_oracle", "glora_retrained")
 
 
 def here(recipe: Profile) -> Profile:
@@ -152,6 +153,24 @@ def glora_oracle(run: Run, recipe: Profile, model, task) -> Outcome:
     return _searched(run, recipe, model, task, evolve, split="test", **recipe.evolution)
 
 
+def glora_retrained(run: Run, recipe: Profile, model, task) -> Outcome:
+    """Search as `glora` does, then train what was found once more: alone, from the backbone, with the supernet's recipe.
+
+    What is measured is the second training; the metrics "inherited_val" and "inherited_test" are the first one's.
+    """
+    fresh = copy.deepcopy(model)
+    parts, _ = glora(run, recipe, model, task)
+    torch.manual_seed(run.seed)  # support tensors begin as the supernet's began
+    net = adapted(run, recipe, fresh).use(from_json(parts["config"]))
+    history = train(net, task.train, recipe, seed=run.seed, checkpoint=run.state("retrain.pt"))
+    plain = fuse(net)
+    inherited = {f"inherited_{split}": parts["metrics"][split] for split in ("val", "test")}
+    parts["metrics"] |= inherited | _measure(plain, task, recipe)
+    parts["cost"]["seconds_train"] += _seconds(history)
+    parts["history"]["retrain"] = history
+    return parts, plain
+
+
 def noah(run: Run, recipe: Profile, model, task) -> Outcome:
     """Train NOAH's supernet, search it on val, and train what was found once more, alone and with the baselines' recipe.
 
@@ -187,6 +206,7 @@ STAGES: dict[str, Callable[..., Outcome]] = dict.fromkeys(METHODS, fixed) | {
     "glora_random": glora_random,
     "glora_largest": glora_largest,
     "glora_oracle": glora_oracle,
+    "glora_retrained": glora_retrained,
     "glora_fixed": fixed,
     "supernet": supernet,
 }

@@ -3,7 +3,10 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
+import glora_lib as gl
+from glora_lib.glora.space import from_json
 from glora_lib.runs import run as run_module
 from glora_lib.runs.controls import ablation, controls, exactly, other_sizes, rates, sensitivity, whole_budget
 from glora_lib.runs.grid import execute
@@ -123,6 +126,26 @@ def test_the_oracle_says_that_it_selected_on_test_images(tmp_path, monkeypatch):
     assert oracle.metrics["test"] == max(scores)
     assert oracle.cost["search_images"] >= oracle.metrics["n_test"] * PROFILE.population  # the random start is scored whole
     assert "test" not in random.history["search"][0]
+
+
+def test_what_was_found_is_trained_once_more_from_the_backbone_and_both_are_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "CACHE", tmp_path)
+    found = execute(Run("vtab1k", "gratings", "glora", PROFILE))
+    (run,) = (run for run in controls("gratings", PROFILE) if run.method == "glora_retrained")
+    again = execute(run)
+    assert again.config == found.config
+    assert again.history["train"] == found.history["train"]  # one supernet's
+    assert {split: again.metrics[f"inherited_{split}"] for split in ("val", "test")} == {
+        split: found.metrics[split] for split in ("val", "test")
+    }
+    task = gl.load_task("gratings", PROFILE)
+    model = gl.load_backbone(PROFILE.backbone, classes=task.classes, image_size=PROFILE.image_size, weights=PROFILE.weights)
+    torch.manual_seed(0)
+    net = gl.adapt(model, rank=PROFILE.rank, scale_broadcast=PROFILE.scale_broadcast).use(from_json(found.config))
+    history = gl.train(net, task.train, PROFILE, seed=0)
+    assert [epoch["loss"] for epoch in again.history["retrain"]] == [epoch["loss"] for epoch in history]
+    assert again.metrics["test"] == gl.accuracy(gl.fuse(net), task.test)
+    assert again.cost["seconds_train"] == sum(e["seconds"] for part in ("train", "retrain") for e in again.history[part])
 
 
 def test_labels_of_rates_are_the_shortest_that_tell_them_apart():
