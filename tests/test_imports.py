@@ -49,7 +49,8 @@ INSIDE = {
     "superlora": ("fold grouping projection units", "model", "settings", "counts"),
     "runs": (
         *("paths profile", "profiles provenance", "record language_profile transfer_profile", "run"),
-        "controls layers stages harness superlora image_generation text_generation",
+        "adapted controls layers harness superlora image_generation text_generation",
+        *("supernets", "stages"),
         *("language together plan", "grid pack", "kept unpack"),
     ),
     "audit": (

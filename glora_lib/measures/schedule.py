@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import pandas as pd
 
 from glora_lib.measures.table import summarise
+from glora_lib.runs.adapted import SUPERNETS
 from glora_lib.runs.profile import Profile
-from glora_lib.runs.stages import SUPERNETS
 
 SEVERAL = ("glora", "linear")  # what the names of rows with several rates begin with
 

@@ -14,10 +14,11 @@ from joblib import Parallel, delayed, parallel_config
 from glora_lib import backbones
 from glora_lib.data import load_shift, load_task
 from glora_lib.runs import record as records
+from glora_lib.runs.adapted import here
 from glora_lib.runs.provenance import peak_memory, provenance
 from glora_lib.runs.record import Record, RecordError
 from glora_lib.runs.run import Run
-from glora_lib.runs.stages import STAGES, here
+from glora_lib.runs.stages import STAGES
 from glora_lib.runs.together import groups, parts, sorted_by_kind, train_together
 from glora_lib.training import deadline
 from glora_lib.training.batch import TrainingError

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from glora_lib.data import shifts_of, unavailable
+from glora_lib.runs.adapted import SUPERNETS
 from glora_lib.runs.controls import controls
 from glora_lib.runs.profile import Profile
 from glora_lib.runs.run import Run
-from glora_lib.runs.stages import SUPERNETS
 
 # rows of the main table, in the order in which they are worth computing
 FIRST = ("linear", "linear-0.01", "lora_everywhere", "glora_divided")  # the last is `SEARCHED`

@@ -18,9 +18,9 @@ from glora_lib.backbones import load_backbone
 from glora_lib.data import load_task
 from glora_lib.glora.masked import Masks
 from glora_lib.glora.space import Space
+from glora_lib.runs.adapted import SUPERNETS, adapted, here, training_state
 from glora_lib.runs.profile import Profile
 from glora_lib.runs.run import Run
-from glora_lib.runs.stages import SUPERNETS, adapted, here, training_state
 from glora_lib.training import checkpoint as checkpoints
 from glora_lib.training.device import device, forget_peak, free, peak_memory
 from glora_lib.training.loop import whole

@@ -11,10 +11,10 @@ from glora_lib.data.task import Images, Task
 from glora_lib.runs import grid, record
 from glora_lib.runs import run as run_module
 from glora_lib.runs import together as together_module
+from glora_lib.runs.adapted import training_state
 from glora_lib.runs.grid import Run, fill
 from glora_lib.runs.profiles import SMOKE
 from glora_lib.runs.record import Record
-from glora_lib.runs.stages import training_state
 from glora_lib.runs.together import groups, parts, sorted_by_kind, train_together
 from glora_lib.training import checkpoint as checkpoints
 from glora_lib.training import deadline
