@@ -174,6 +174,14 @@ def test_found_and_random_subnets():
     assert "by more than 2 in 12 of 12 runs, by 5.0 at most" in row["ours"]
 
 
+@pytest.mark.parametrize(("inherited", "verdict"), [(0.498, "seen here"), (0.48, "not seen here"), (0.491, "undecided here")])
+def test_what_retraining_earns_is_held_against_a_point(inherited, verdict):
+    plant("glora_retrained", gaps(0.0, 0.3, -0.3, 0.0), experiment="controls", inherited_test=inherited)
+    row = verdict_of("search/no-retraining")
+    assert row["verdict"] == verdict
+    assert row["ours"].startswith(f"{100 * inherited - 49:+.1f} [")
+
+
 @pytest.mark.parametrize(
     ("left_out", "verdict"), [(("C",), "undecided here"), (("D", "E"), "seen here"), (("A", "B"), "not seen here")]
 )
