@@ -17,8 +17,9 @@ print(gl.accuracy(plain, task.test))
 from glora_lib.backbones import BackboneError, load_backbone
 from glora_lib.data import DataError, Task, load_task
 from glora_lib.finetune.pipeline import finetune
+from glora_lib.glora.adapt import adapt
 from glora_lib.glora.layer import GLoRALinear
-from glora_lib.glora.model import AdaptedModel, adapt, fuse
+from glora_lib.glora.model import AdaptedModel, fuse
 from glora_lib.glora.search import Found, evolve, random_search
 from glora_lib.glora.space import Choice, Config, Space
 from glora_lib.glora.supernet import train_supernet
@@ -32,7 +33,9 @@ from glora_lib.runs.profile import Profile
 from glora_lib.runs.profiles import PROFILES
 from glora_lib.runs.record import Record, RecordError, results
 from glora_lib.superlora import SuperLoRA
-from glora_lib.training.loop import TrainingError, accuracy, predict, train
+from glora_lib.training.accuracy import accuracy, predict
+from glora_lib.training.batch import TrainingError
+from glora_lib.training.loop import train
 
 __all__ = [
     *("AdaptedModel", "AdapterError", "BackboneError", "Choice", "Config", "DataError", "ExchangeError", "Found"),

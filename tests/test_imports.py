@@ -43,7 +43,7 @@ INSIDE = {
         "masked shaped",
         "conv norm",
         "model",
-        "generation supernet",
+        "adapt generation supernet",
         "score",
     ),
     "superlora": ("fold grouping projection units", "model", "settings", "counts"),

@@ -10,8 +10,9 @@ from torch import nn
 
 from glora_lib.audit.judge import count, exact, statement
 from glora_lib.audit.superset import small_vit
+from glora_lib.glora.adapt import adapt
 from glora_lib.glora.layer import GLoRALinear
-from glora_lib.glora.model import adapt, fuse
+from glora_lib.glora.model import fuse
 from glora_lib.glora.space import Choice, Space, lora_rank
 from glora_lib.training.head import head_of
 

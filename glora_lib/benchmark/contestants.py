@@ -15,9 +15,9 @@ from torch.utils.data import TensorDataset
 from glora_lib.benchmark.literal import literal
 from glora_lib.benchmark.others import peft_glora, peft_lora
 from glora_lib.benchmark.steps import Visit
+from glora_lib.glora.adapt import adapt
 from glora_lib.glora.generation import Generation
 from glora_lib.glora.masked import Masks
-from glora_lib.glora.model import adapt
 from glora_lib.glora.score import Score
 from glora_lib.glora.space import Space
 from glora_lib.measures.inference import flops

@@ -6,7 +6,7 @@ from torch import nn
 
 from glora_lib.benchmark.setting import Setting
 from glora_lib.benchmark.steps import Visit, in_turns, step
-from glora_lib.glora.model import adapt
+from glora_lib.glora.adapt import adapt
 from glora_lib.glora.space import Choice, Space
 
 RANKS = (2, 4, 8, 16, 32)

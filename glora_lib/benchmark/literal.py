@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from glora_lib.glora.adapt import adapt
 from glora_lib.glora.layer import GLoRALinear
-from glora_lib.glora.model import AdaptedModel, adapt
+from glora_lib.glora.model import AdaptedModel
 
 
 class LiteralLinear(GLoRALinear):

@@ -15,7 +15,8 @@ from glora_lib.glora.score import Score
 from glora_lib.glora.search import evolve
 from glora_lib.glora.space import Space
 from glora_lib.methods import METHODS
-from glora_lib.training.loop import accuracy, train
+from glora_lib.training.accuracy import accuracy
+from glora_lib.training.loop import train
 
 CANDIDATES = 9  # of the search that the authors' loop scores too
 

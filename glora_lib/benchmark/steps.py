@@ -11,7 +11,8 @@ from torch import nn
 from glora_lib.benchmark.literal import literal
 from glora_lib.benchmark.others import peft_glora, peft_lora
 from glora_lib.benchmark.setting import Setting
-from glora_lib.glora.model import AdaptedModel, adapt, fuse
+from glora_lib.glora.adapt import adapt
+from glora_lib.glora.model import AdaptedModel, fuse
 from glora_lib.glora.space import Choice, Space
 from glora_lib.methods import METHODS
 from glora_lib.training.batch import Gradients, autocast

@@ -12,8 +12,9 @@ from glora_lib.methods import METHODS
 from glora_lib.methods.probes import features
 from glora_lib.runs.profile import Profile
 from glora_lib.runs.profiles import PROFILES
+from glora_lib.training.accuracy import accuracy
 from glora_lib.training.head import head_of
-from glora_lib.training.loop import accuracy, train
+from glora_lib.training.loop import train
 
 MOST = 1000  # pictures a split that raw pixels are tried on
 

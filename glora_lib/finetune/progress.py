@@ -13,7 +13,8 @@ from glora_lib.glora.model import AdaptedModel
 from glora_lib.glora.space import Space
 from glora_lib.glora.supernet import train_supernet
 from glora_lib.runs.profile import Profile
-from glora_lib.training.loop import predict, train
+from glora_lib.training.accuracy import predict
+from glora_lib.training.loop import train
 
 STEPS, PICTURES = 4, 32  # that are timed
 SCORED = 0.6  # of val that a search looks at, since subnets that are out of the running are not scored to the end

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from glora_lib.data.own import Own
+from glora_lib.training.accuracy import accuracy
 from glora_lib.training.files import replacing
-from glora_lib.training.loop import accuracy
 
 HARDEST = 12  # pictures that are named
 ALONE = 2000  # test pictures up to which each is asked alone

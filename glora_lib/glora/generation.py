@@ -21,7 +21,7 @@ class Generation:
 
     Args:
         net: a supernet whose layers are all of the kind "linear"; else Unsuited, a ValueError.
-        dtype: what is computed in, as in `training.loop.accuracy`.
+        dtype: what is computed in, as in `training.accuracy.accuracy`.
     """
 
     def __init__(self, net: AdaptedModel, space: Space, dtype: str = "float32"):

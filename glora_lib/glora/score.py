@@ -13,10 +13,11 @@ from glora_lib.glora.class_token import class_token_alone
 from glora_lib.glora.generation import Generation
 from glora_lib.glora.model import AdaptedModel, formed
 from glora_lib.glora.space import Config, Space
+from glora_lib.training.accuracy import check_finite
 from glora_lib.training.batch import autocast, check_labels, logits
 from glora_lib.training.checkpoint import belonging
 from glora_lib.training.device import free
-from glora_lib.training.loop import at, check_finite
+from glora_lib.training.loop import at
 
 
 class Score:

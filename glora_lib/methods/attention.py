@@ -6,7 +6,8 @@ Nothing else is trained: no head, no norm, no embedding. What is trained is floa
 import torch
 from torch import nn
 
-from glora_lib.glora.model import AdaptedModel, adapt
+from glora_lib.glora.adapt import adapt
+from glora_lib.glora.model import AdaptedModel
 from glora_lib.methods.lora import LoRALinear
 from glora_lib.methods.vit import check_rank
 

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from glora_lib.glora.adapt import adapt
 from glora_lib.glora.layer import GLoRALinear
-from glora_lib.glora.model import adapt
 from glora_lib.glora.plain import refuse_adapted
 from glora_lib.glora.space import Choice
 from glora_lib.methods.dense import DenseChange

@@ -4,7 +4,8 @@ from collections.abc import Collection
 
 from torch import nn
 
-from glora_lib.glora.model import AdaptedModel, adapt
+from glora_lib.glora.adapt import adapt
+from glora_lib.glora.model import AdaptedModel
 
 
 def glora(

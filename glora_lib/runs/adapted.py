@@ -10,9 +10,9 @@ from glora_lib.glora.space import Choice, Space
 from glora_lib.methods import METHODS
 from glora_lib.runs.profile import Profile
 from glora_lib.runs.run import Run
+from glora_lib.training.accuracy import accuracy
 from glora_lib.training.device import device, suited
 from glora_lib.training.head import head_parameters
-from glora_lib.training.loop import accuracy
 
 Outcome = tuple[dict, nn.Module]  # what a stage returns: parts of the record, and the model that was measured
 # whose training is one supernet's, for all of them

@@ -21,10 +21,10 @@ from glora_lib.runs.run import Run
 from glora_lib.runs.stages import STAGES
 from glora_lib.runs.together import groups, parts, sorted_by_kind, train_together
 from glora_lib.training import deadline
+from glora_lib.training.accuracy import accuracy
 from glora_lib.training.batch import TrainingError
 from glora_lib.training.device import device, forget_peak, free
 from glora_lib.training.device import peak_memory as gpu_memory
-from glora_lib.training.loop import accuracy
 from glora_lib.training.threads import share
 
 COMPUTE = ("none", "missing", "all")

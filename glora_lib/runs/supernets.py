@@ -20,9 +20,10 @@ from glora_lib.methods.noah import search as noah_search
 from glora_lib.runs.adapted import Outcome, accuracies, adapted, counted, here, largest, seconds, training_state
 from glora_lib.runs.profile import Profile
 from glora_lib.runs.run import Run
+from glora_lib.training.accuracy import accuracy
 from glora_lib.training.checkpoint import belonging
 from glora_lib.training.device import device
-from glora_lib.training.loop import accuracy, train
+from glora_lib.training.loop import train
 
 RANDOM_SUBNETS = 3  # random subnets that are measured on test beside the one that was found
 

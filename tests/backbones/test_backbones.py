@@ -12,7 +12,7 @@ from torch import nn
 
 from glora_lib.backbones import PACKAGED, PACKAGED_LABEL, BackboneError, label, load_backbone, packaged, weights_sha256
 from glora_lib.backbones.architecture import create
-from glora_lib.glora.model import adapt
+from glora_lib.glora.adapt import adapt
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from fixtures.vits import VITS, images, move, vit
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from glora_lib.glora.adapt import adapt
 from glora_lib.glora.class_token import class_token_alone
-from glora_lib.glora.model import adapt
 from glora_lib.glora.space import Space
 
 pytestmark = pytest.mark.usefixtures("one_thread")

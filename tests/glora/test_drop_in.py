@@ -13,9 +13,10 @@ from fixtures.vits import images, move, vit
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
+from glora_lib.glora.adapt import adapt
 from glora_lib.glora.fusable import Fusable, StandIn
 from glora_lib.glora.layer import GLoRALinear, check_whole
-from glora_lib.glora.model import adapt, fuse
+from glora_lib.glora.model import fuse
 from glora_lib.glora.space import Choice, Space
 from glora_lib.methods import METHODS
 from glora_lib.methods.fact import fact_tt

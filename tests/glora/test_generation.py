@@ -8,9 +8,9 @@ import torch
 from fixtures.formula import dense, random_layer
 from torch.utils.data import TensorDataset
 
+from glora_lib.glora.adapt import adapt
 from glora_lib.glora.generation import Generation
 from glora_lib.glora.masked import STORAGE, Masks
-from glora_lib.glora.model import adapt
 from glora_lib.glora.score import Score
 from glora_lib.glora.search import evolve
 from glora_lib.glora.space import Choice, Space

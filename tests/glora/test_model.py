@@ -9,8 +9,9 @@ from fixtures.formula import randomise
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from glora_lib.glora.adapt import adapt
 from glora_lib.glora.layer import GLoRALinear
-from glora_lib.glora.model import AdaptedModel, adapt, formed, fuse
+from glora_lib.glora.model import AdaptedModel, formed, fuse
 from glora_lib.glora.space import Choice, Space
 
 

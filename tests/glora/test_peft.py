@@ -8,7 +8,8 @@ import torch
 from fixtures.formula import randomise
 from torch import nn
 
-from glora_lib.glora.model import adapt, fuse
+from glora_lib.glora.adapt import adapt
+from glora_lib.glora.model import fuse
 from glora_lib.glora.space import Choice
 
 OURS = {"lora": "lora4", "constant": "scalar", "vector": "vector", "none": "none"}

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from glora_lib.glora.model import adapt
+from glora_lib.glora.adapt import adapt
 from glora_lib.glora.score import Score
 from glora_lib.glora.search import evolve
 from glora_lib.glora.space import Space
+from glora_lib.training.accuracy import accuracy
 from glora_lib.training.batch import TrainingError
-from glora_lib.training.loop import accuracy
 
 
 class Images(TensorDataset):

@@ -11,7 +11,8 @@ import torch
 from torch.utils.data import TensorDataset
 
 from glora_lib.glora import supernet
-from glora_lib.glora.model import AdaptedModel, adapt
+from glora_lib.glora.adapt import adapt
+from glora_lib.glora.model import AdaptedModel
 from glora_lib.glora.space import Space
 from glora_lib.glora.supernet import train_supernet
 from glora_lib.runs.profiles import SMOKE

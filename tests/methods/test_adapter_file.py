@@ -13,7 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from glora_lib.glora.model import AdaptedModel, adapt
+from glora_lib.glora.adapt import adapt
+from glora_lib.glora.model import AdaptedModel
 from glora_lib.glora.space import Choice, Space
 from glora_lib.methods import METHODS, trainable_parameters
 from glora_lib.methods.adapter_file import KEY, AdapterError, _digest, fingerprint, load_adapter, restore, save_adapter

@@ -14,7 +14,8 @@ from lycoris import LycorisNetwork, create_lycoris
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from glora_lib.glora.model import AdaptedModel, adapt, fuse
+from glora_lib.glora.adapt import adapt
+from glora_lib.glora.model import AdaptedModel, fuse
 from glora_lib.glora.space import Choice, Space
 from glora_lib.methods import METHODS
 from glora_lib.methods.exchange import ExchangeError

@@ -11,7 +11,7 @@ from glora_lib.runs import run as run_module
 from glora_lib.runs.grid import Run, fill
 from glora_lib.runs.profiles import SMOKE
 from glora_lib.runs.record import Record
-from glora_lib.training.loop import accuracy
+from glora_lib.training.accuracy import accuracy
 
 PROFILE = replace(SMOKE, epochs=1, population=4, parents=2, mutations=2, crossovers=2, generations=1)
 

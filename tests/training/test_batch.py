@@ -6,8 +6,9 @@ from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 from glora_lib.runs.profiles import SMOKE
+from glora_lib.training.accuracy import accuracy, predict
 from glora_lib.training.batch import Gradients, TrainingError
-from glora_lib.training.loop import accuracy, predict, train
+from glora_lib.training.loop import train
 
 
 class Narrow(nn.Linear):

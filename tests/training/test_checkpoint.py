@@ -15,8 +15,9 @@ from glora_lib.glora.space import Space
 from glora_lib.methods import METHODS
 from glora_lib.runs.profiles import SMOKE
 from glora_lib.training import checkpoint, files
+from glora_lib.training.accuracy import accuracy
 from glora_lib.training.batch import TrainingError
-from glora_lib.training.loop import accuracy, train
+from glora_lib.training.loop import train
 
 
 class Net(nn.Module):

@@ -9,9 +9,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import TensorDataset
 
+from glora_lib.glora.adapt import adapt
 from glora_lib.glora.generation import Generation
 from glora_lib.glora.masked import Masks
-from glora_lib.glora.model import adapt
 from glora_lib.glora.space import Space
 from glora_lib.methods import METHODS
 from glora_lib.runs.profiles import PAPER

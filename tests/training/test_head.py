@@ -9,7 +9,7 @@ import torchvision
 import transformers
 from torch import nn
 
-from glora_lib.glora.model import adapt
+from glora_lib.glora.adapt import adapt
 from glora_lib.methods import METHODS, trainable_parameters
 from glora_lib.training.head import head_of, head_parameters
 from glora_lib.training.loop import adamw

@@ -10,8 +10,9 @@ import torch
 from torch.utils.data import TensorDataset
 
 from glora_lib.glora import masked
+from glora_lib.glora.adapt import adapt
 from glora_lib.glora.masked import Masks
-from glora_lib.glora.model import AdaptedModel, adapt
+from glora_lib.glora.model import AdaptedModel
 from glora_lib.glora.space import Space
 from glora_lib.methods import METHODS
 from glora_lib.runs.profiles import SMOKE

@@ -12,12 +12,14 @@ import torch.nn.functional as F
 from torch import nn, profiler
 from torch.utils.data import TensorDataset
 
-from glora_lib.glora.model import AdaptedModel, adapt
+from glora_lib.glora.adapt import adapt
+from glora_lib.glora.model import AdaptedModel
 from glora_lib.glora.space import Choice, Space
 from glora_lib.runs.profiles import PROFILES
 from glora_lib.training import deadline
+from glora_lib.training.accuracy import accuracy, predict
 from glora_lib.training.batch import Gradients, TrainingError, autocast
-from glora_lib.training.loop import accuracy, predict, train
+from glora_lib.training.loop import train
 
 RECIPE = replace(
     PROFILES["smoke"].for_method("glora"),
