@@ -7,6 +7,7 @@ import copy
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -83,10 +84,10 @@ def glora_oracle(run: Run, recipe: Profile, model, task) -> Outcome:
 def glora_retrained(run: Run, recipe: Profile, model, task) -> Outcome:
     """Search as `glora` does, then train what was found once more: alone, from the backbone, with the supernet's recipe.
 
-    What is measured is the second training; the metrics "inherited_val" and "inherited_test" are the first one's.
+    A search that `glora` has finished before with this code is not repeated. What is measured is the second training; the metrics "inherited_val" and "inherited_test" are the first one's.
     """
     fresh = copy.deepcopy(model)
-    parts, _ = glora(run, recipe, model, task)
+    parts, _ = glora(replace(run, method="glora", label=""), recipe, model, task)
     torch.manual_seed(run.seed)  # support tensors begin as the supernet's began
     net = adapted(run, recipe, fresh).use(from_json(parts["config"]))
     history = train(net, task.train, recipe, seed=run.seed, checkpoint=run.state("retrain.pt"))
