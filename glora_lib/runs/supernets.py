@@ -84,7 +84,8 @@ def glora_oracle(run: Run, recipe: Profile, model, task) -> Outcome:
 def glora_retrained(run: Run, recipe: Profile, model, task) -> Outcome:
     """Search as `glora` does, then train what was found once more: alone, from the backbone, with the supernet's recipe.
 
-    A search that `glora` has finished before with this code is not repeated. What is measured is the second training; the metrics "inherited_val" and "inherited_test" are the first one's.
+    A search that `glora` has finished before with this code is not repeated. What is measured is the second training; the
+    metrics "inherited_val" and "inherited_test" are the first one's.
     """
     fresh = copy.deepcopy(model)
     parts, _ = glora(replace(run, method="glora", label=""), recipe, model, task)
