@@ -207,7 +207,7 @@ def _denoise(model, data, steps: int, batch_size: int, rate: float, seed: int, c
         chosen, generator = batches[number], torch.Generator().manual_seed(seed * 1_000_003 + number)
         loss = noise_loss(model, data[0][chosen], data[1][chosen], unets.NONE, generator)
         loss.backward()
-        return float(loss)
+        return loss.item()
 
     path = CACHE / "runs" / checkpoint if isinstance(checkpoint, str) else checkpoint
     settings = {"steps": steps, "batch_size": batch_size, "rate": rate, "seed": seed, "images": len(data[1])}
@@ -225,7 +225,7 @@ def _train_classifier(data: tuple[Tensor, Tensor]) -> nn.Module:
         chosen = batches[number]
         loss = F.cross_entropy(model(data[0][chosen]), data[1][chosen])
         loss.backward()
-        return float(loss)
+        return loss.item()
 
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, CLASSIFIER_STEPS)
     run_steps(trained, step, optimizer, schedule, CLASSIFIER_STEPS)

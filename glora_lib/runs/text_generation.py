@@ -198,7 +198,7 @@ def _finetune(net: nn.Module, pairs, recipe: TextProfile, run: Run) -> list[dict
         with autocast(recipe.dtype, place):
             loss = net(tokens, mask, labels, smoothing=recipe.smoothing)
         loss.backward()
-        return float(loss)
+        return loss.item()
 
     settings = {"steps": recipe.steps, "batch_size": recipe.batch_size, "rate": recipe.learning_rate, "pairs": len(pairs)}
     settings |= {"seed": run.seed, "dtype": recipe.dtype, "smoothing": recipe.smoothing}
