@@ -113,7 +113,7 @@ def finetune(
     options |= {"layers": ["conv"]} if method == "glora" and _without_linear(model) else {}
     net = METHODS[method](model, **options)
     say(expected(net, own.task, recipe))
-    progress, begun = Progress(recipe.epochs, say), time.perf_counter()
+    progress, prepared = Progress(recipe.epochs, say), time.perf_counter() - start
     space = Space(net.layer_names, recipe.ranks, net.kinds) if isinstance(net, AdaptedModel) else None
     going_on = {"seed": seed, "checkpoint": out / "state" / "train.pt", "watch": progress}
     if space is None:
@@ -124,7 +124,7 @@ def finetune(
     if space is not None:
         found, seconds["search"] = _search(net, space, own, recipe, out, seed, say)
         net.use(found)
-    found_at = time.perf_counter()
+    finished = time.perf_counter()
     plain = fuse(net).eval()
     adapter = save_adapter(net, out / "adapter", backbone=backbones.label(backbone, weights), method=method, options=options)
     alone = write_model(plain, own, out, recipe.image_size)
@@ -137,8 +137,8 @@ def finetune(
     }
     written = {"model": str(out / "model.safetensors"), "onnx": onnx(alone, own, out / "model.onnx")}
     written |= {"adapter": str(adapter), "use it": str(out / "load_it.py")}
-    around = begun - start + time.perf_counter() - found_at
-    seconds["all"] = sum(seconds.values()) + around  # training and search may have run in several calls
+    # training and search tell the seconds of all calls, if they were interrupted
+    seconds["all"] = prepared + sum(seconds.values()) + time.perf_counter() - finished
     origin = provenance(recipe.dtype, next(net.parameters()).device)
     known = {"early": early, "sizes": sizes, "seconds": seconds, "provenance": origin, "written": written}
     report = measure(alone, own, method=method, seed=seed, **known)

@@ -22,8 +22,8 @@ CPU = replace(
         *("mnist_m", "fashion_mnist", "koeppen_5", "indian_pines_9", "clevr_dist", "dsprites_loc", "dsprites_ori"),
         "cifar10",  # from a folder of yours; left out where it is absent
     ),
-    # A task of each source of images but Fashion-MNIST, and none that recipes were compared on. Other searches are on three;
-    # what costs less on all.
+    # A task of each source of images but Fashion-MNIST, and none that recipes were compared on. Other searches of a supernet
+    # are on three; LoRA's size and budget, and what was found trained once more, on all.
     controlled={
         "indian_pines_9": ("glora_random", "glora_retrained", "glora_fixed", "lora_long", "lora_matched", "glora_oracle"),
         "mnist_m": ("glora_random", "glora_retrained", "lora_long", "lora_matched"),
