@@ -19,8 +19,9 @@ export DEVICE
 
 PY        := .venv/bin/python
 INSTALLED := .venv/.installed
-# -qq: only errors; the lines of the set-up below say what goes on
-PIP       := PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install -qq --no-input
+# -qq: only errors; the lines of the set-up below say what goes on. --no-compile: Python compiles what it imports, a fraction of
+# what is installed
+PIP       := PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install -qq --no-input --no-compile
 
 .PHONY: reproduce figures test lab format clean site help
 

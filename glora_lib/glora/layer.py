@@ -157,12 +157,11 @@ class GLoRALinear(StandIn):
         A layer without bias gains one if C or E is in use.
         """
         W, b = self.effective()
-        fused = nn.utils.skip_init(
-            nn.Linear, self.in_features, self.out_features, bias=b is not None, device=W.device, dtype=W.dtype
-        )
+        # without values until it has its own: drawing some would move the global generator, and take as long as all the rest
+        fused = nn.Linear(self.in_features, self.out_features, bias=b is not None, device="meta", dtype=W.dtype)
         fused.weight = nn.Parameter(W.clone() if W is self.W0 else W)
         if b is not None:
-            fused.bias.copy_(b)
+            fused.bias = nn.Parameter(b.clone())
         copy_hooks(self, fused)
         return fused.train(self.training)
 
