@@ -54,15 +54,21 @@ AT_SCHEDULE = ("10_vtab1k", "At-the-paper's-schedule")  # where the notebook has
 AVERAGES = "99_verdict.ipynb#Tables-recomputed"  # the evidence of every recomputed average
 
 
-def verdicts(profile: str) -> pd.DataFrame:
+def verdicts(profile: str, notebook: str = "") -> pd.DataFrame:
     """Return the verdict table of a profile: first the claims, then every printed average of Tables 1, 2 and 6.
 
-    Columns: id, place in the paper, reported, ours, verdict, evidence (notebook#section); source, kind and basis as in
+    With the name of a notebook ("03_search_space"), which is a ValueError if no claim names it, the claims alone whose evidence
+    is there. Columns: id, place in the paper, reported, ours, verdict, evidence (notebook#section); source, kind and basis as in
     data/claims.csv, where a printed average has the kind "average"; by_task, by_pip, visible and scale of `judge.Judged`.
     Exact checks run at every call; measured ones read the profile's records.
     """
-    rows = [judged(claim, profile) for _, claim in claims().iterrows()]
-    for row in tables.recomputed().itertuples():
+    said = claims()
+    if notebook:
+        if notebook not in (valid := sorted(set(said["notebook"]))):
+            raise ValueError(f"no claim has its evidence in {notebook!r}; valid: {', '.join(valid)}")
+        said = said[said["notebook"] == notebook]
+    rows = [judged(claim, profile) for _, claim in said.iterrows()]
+    for row in () if notebook else tables.recomputed().itertuples():
         extra = ("glora-iclr", "average", "internal", "", "", "", "")
         rows.append((row.id, row.place, f"{row.reported:g}", f"{row.ours:.2f}", row.verdict, f"notebooks/{AVERAGES}", *extra))
     return pd.DataFrame(rows, columns=COLUMNS)

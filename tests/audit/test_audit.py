@@ -85,6 +85,14 @@ def test_claims_are_filled_in():
     assert claims.loc[claims["why_not"] == "", "reported"].ne("").all()
 
 
+def test_a_notebook_s_claims_are_those_of_the_table_whose_evidence_is_there(table):
+    there = table[table["evidence"].str.startswith("notebooks/03_search_space.ipynb")]
+    assert len(there) > 5
+    assert audit.verdicts("smoke", "03_search_space").equals(there.reset_index(drop=True))
+    with pytest.raises(ValueError, match=r"no claim has its evidence in 'poem'; valid: 01_glora_layer, 02_"):
+        audit.verdicts("smoke", "poem")
+
+
 def test_a_fact_has_one_row_with_all_its_places(of_records):
     """The same number held against the same reported one by the same check is one fact, whoever says it where."""
     table = of_records

@@ -15,13 +15,15 @@ RECIPE = SimpleNamespace(
 )
 
 
-def rates(recipe, epoch: float) -> list[float]:
-    """Return what `set_rates` sets: the rate of the head, if it has a group, after that of the rest."""
+def rates(recipe, *epochs: float) -> list[list[float]]:
+    """Return what `set_rates` sets at each of them: the rate of the head, if it has a group, after that of the rest."""
     model = nn.ModuleDict({"body": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
     trained = dict(model.named_parameters())
-    optimizer = adamw(trained, recipe, [name for name in trained if name.startswith("head")])
-    set_rates(optimizer, epoch, recipe)
-    return [float(group["lr"]) for group in optimizer.param_groups]
+    optimizer, found = adamw(trained, recipe, [name for name in trained if name.startswith("head")]), []
+    for epoch in epochs:
+        set_rates(optimizer, epoch, recipe)
+        found.append([float(group["lr"]) for group in optimizer.param_groups])
+    return found
 
 
 @pytest.mark.parametrize("peak", [5e-5, 1e-3, 1e-2])
@@ -38,7 +40,7 @@ def rates(recipe, epoch: float) -> list[float]:
 def test_every_group_warms_up_linearly_to_its_own_peak_and_falls_as_a_cosine(epoch, height, floor, peak):
     recipe = SimpleNamespace(**vars(RECIPE) | {"head_learning_rate": peak})
     expected = [floor + (top - floor) * height for top in (recipe.learning_rate, peak)]
-    assert rates(recipe, float(epoch)) == pytest.approx(expected, rel=1e-9)
+    assert rates(recipe, float(epoch)) == [pytest.approx(expected, rel=1e-9)]
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -47,8 +49,8 @@ def test_no_rate_of_a_profile_lies_below_its_first_one_or_above_its_peak(profile
     for method in ("glora", "full", "lora", "linear"):
         recipe = PROFILES[profile].for_method(method)
         peaks = recipe.learning_rate, recipe.head_learning_rate
-        for step in range(20 * recipe.epochs + 1):
-            for rate, peak in zip(rates(recipe, step / 20), peaks, strict=True):
+        for found in rates(recipe, *(step / 20 for step in range(20 * recipe.epochs + 1))):
+            for rate, peak in zip(found, peaks, strict=True):
                 assert min(recipe.first_learning_rate, recipe.final_learning_rate) * (1 - 1e-9) <= rate <= peak
 
 
