@@ -1,6 +1,8 @@
 """Sizes: every reported count, each method's formula against a live model, and the means."""
 
+import copy
 import random
+from functools import cache
 from itertools import product
 
 import pytest
@@ -38,9 +40,15 @@ VITS = {
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def vit(name: str) -> torch.nn.Module:
+@cache
+def made(name: str) -> torch.nn.Module:
     with torch.device("meta"):
         return timm.create_model(VITS[name][1], num_classes=10, **VITS[name][2])
+
+
+def vit(name: str) -> torch.nn.Module:
+    """Return a model without weights of a test's own."""
+    return copy.deepcopy(made(name))
 
 
 @pytest.mark.parametrize("row", sizes.table().to_dict("records"), ids=lambda row: f"{row['method']}-{row['reported']}")
