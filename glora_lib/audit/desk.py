@@ -57,8 +57,9 @@ AVERAGES = "99_verdict.ipynb#Tables-recomputed"  # the evidence of every recompu
 def verdicts(profile: str, notebook: str = "") -> pd.DataFrame:
     """Return the verdict table of a profile: first the claims, then every printed average of Tables 1, 2 and 6.
 
-    With the name of a notebook ("03_search_space"), which is a ValueError if no claim names it, the claims alone whose evidence
-    is there. Columns: id, place in the paper, reported, ours, verdict, evidence (notebook#section); source, kind and basis as in
+    With the name of a notebook ("03_search_space") the claims alone whose evidence is there; a ValueError if there are none.
+
+    Columns: id, place in the paper, reported, ours, verdict, evidence (notebook#section); source, kind and basis as in
     data/claims.csv, where a printed average has the kind "average"; by_task, by_pip, visible and scale of `judge.Judged`.
     Exact checks run at every call; measured ones read the profile's records.
     """

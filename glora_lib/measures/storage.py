@@ -12,7 +12,8 @@ from torch import nn
 
 from glora_lib.glora.model import AdaptedModel, fuse
 from glora_lib.glora.space import Choice, Space
-from glora_lib.methods.adapter_file import fingerprint, load_adapter, save_adapter
+from glora_lib.methods.adapter_file import load_adapter, save_adapter
+from glora_lib.methods.belonging import fingerprint
 
 
 def storage(net: AdaptedModel, tasks: int = 3, repeats: int = 7, ranks: Sequence[int] = (8,), seed: int = 0) -> dict:

@@ -1,45 +1,22 @@
-"""Adapters on disk: one .safetensors file with the trained tensors, and in its metadata a description of what they belong to.
+"""Adapters on disk: what a trained model writes to a file (`adapter_format`), and loads from one.
 
 A file holds what a method trained, the head included; for GLoRA either the whole supernet or, smaller, just what one
 configuration needs. Buffers come along, such as running statistics, since training may move them. Nothing is loaded into a
 model before all of it was checked: the checksum, the backbone, names and shapes, and that every number is finite.
-
-Files of an older form, tensors alone with the description in a .json beside them, are read too.
 """
 
 import copy
-import hashlib
-import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from glora_lib.glora.model import AdaptedModel
 from glora_lib.glora.space import Choice, from_json, to_json
 from glora_lib.methods import METHODS
-from glora_lib.methods.belonging import (
-    buffers_of,
-    dtypes,
-    fingerprint,
-    in_use,
-    raw_bytes,
-    support_of,
-    trained_whole,
-    values_sha256,
-)
-from glora_lib.training.files import replacing
+from glora_lib.methods.adapter_format import AdapterError, file_of, read, write
+from glora_lib.methods.belonging import buffers_of, dtypes, fingerprint, in_use, support_of, trained_whole, values_sha256
 from glora_lib.training.wrappers import plain_name, unwrapped
-
-FIELDS = {"backbone", "backbone_sha256", "sha256", "method", "options", "config"}
-ENDING = ".safetensors"
-KEY = "glora_lib"  # of the description in the file's metadata
-
-
-class AdapterError(ValueError):
-    """An adapter file that cannot be used, and why."""
 
 
 def save_adapter(
@@ -78,10 +55,7 @@ def save_adapter(
         "whole": whole,
         "config": config,
     }
-    text = json.dumps(description | {"sha256": _digest(tensors, json.loads(json.dumps(description)))})
-    with replacing(path) as temporary:
-        temporary.write_bytes(save(tensors, {KEY: text}))
-    _description_beside(path).unlink(missing_ok=True)  # of an older file of this name
+    write(path, tensors, description)
     return path
 
 
@@ -91,7 +65,7 @@ def restore(model: nn.Module, path: str | Path) -> nn.Module:
     Raises AdapterError as `load_adapter`. The model itself stays as it was.
     """
     path = file_of(path)
-    description, tensors = _read(path)
+    description, tensors = read(path)
     method, options = description["method"], description["options"]
     try:
         net = METHODS[method](copy.deepcopy(model), **options)
@@ -111,7 +85,7 @@ def load_adapter(net: AdaptedModel, path: str | Path) -> dict[str, Choice]:
     backbone, method, rank or shape, or that holds a number that is not finite.
     """
     net, path = unwrapped(net), file_of(path)
-    description, tensors = _read(path)
+    description, tensors = read(path)
     scaled = net.options.get("scale_broadcast", False)
     if description["method"] != "glora":
         raise AdapterError(f"{path.name} was trained by {description['method']!r}, not by GLoRA; `restore` it")
@@ -119,15 +93,6 @@ def load_adapter(net: AdaptedModel, path: str | Path) -> dict[str, Choice]:
         raise AdapterError(f"{path.name} was trained with scale_broadcast={not scaled}; adapt the model so")
     _load(net, path, description, tensors)
     return net.config
-
-
-def file_of(path: str | Path) -> Path:
-    """Return the path of an adapter's file: the ending is added where it is missing, and dots in the name stay."""
-    path = Path(path)
-    return path if path.name.endswith(ENDING) else path.with_name(path.name + ENDING)
-
-
-# reading
 
 
 def _load(net: nn.Module, path: Path, description: dict, tensors: dict[str, Tensor]) -> None:
@@ -167,58 +132,6 @@ def _config(net: nn.Module, config):
     return {names.get(name, name): choice for name, choice in from_json(config).items()}
 
 
-def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
-    """Return the description and the tensors of a file, after checking one against the other."""
-    damaged = "was truncated or edited; restore it or train the adapter again"
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise AdapterError(f"there is no adapter {path}; missing: {path.name}") from error
-    except OSError as error:
-        raise AdapterError(f"{path} cannot be read ({error}); name a file that can") from error
-    try:
-        tensors = load(content)
-        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
-        description = json.loads(metadata[KEY]) if KEY in metadata else None
-    except (SafetensorError, ValueError) as error:
-        raise AdapterError(f"{path.name} {damaged} ({error})") from error
-    if description is None:
-        return _read_beside(path, hashlib.sha256(content).hexdigest()), tensors
-    _check_fields(description, path.name)
-    if description["sha256"] != _digest(tensors, {key: value for key, value in description.items() if key != "sha256"}):
-        raise AdapterError(f"{path.name} {damaged}: its SHA-256 is not the one that it was written with")
-    return description, tensors
-
-
-def _description_beside(path: Path) -> Path:
-    return path.with_name(path.name.removesuffix(ENDING) + ".json")
-
-
-def _read_beside(path: Path, sha256: str) -> dict:
-    """Return the description in the .json beside a file of the older form, which also has the file's SHA-256."""
-    beside = _description_beside(path)
-    try:
-        description = json.loads(beside.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise AdapterError(f"{path.name} has no description, in its metadata or beside it; missing: {beside.name}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise AdapterError(f"{beside.name} is not valid JSON ({error}); restore it or train the adapter again") from error
-    _check_fields(description, beside.name)
-    if sha256 != description["sha256"]:
-        raise AdapterError(
-            f"{path.name} was truncated or edited: its SHA-256 is {sha256[:12]}, its .json expects "
-            f"{str(description['sha256'])[:12]}; restore it or train the adapter again"
-        )
-    return description
-
-
-def _check_fields(description: dict, name: str) -> None:
-    keys = set(description) if isinstance(description, dict) else set()
-    missing = FIELDS - keys | ({"options"} if keys and not isinstance(description.get("options"), dict) else set())
-    if missing:
-        raise AdapterError(f"{name} lacks {sorted(missing)}; restore it or train the adapter again")
-
-
 def _check_backbone(net: nn.Module, path: Path, description: dict, tensors: dict[str, Tensor]) -> None:
     found, wanted = fingerprint(net), str(description["backbone_sha256"])
     if wanted in (found, fingerprint(net, tensors)):  # calling the model may have moved buffers, which are in the file
@@ -256,12 +169,3 @@ def _check_shapes(tensors: dict[str, Tensor], support: dict[str, Tensor], whole:
 
 def _covers(stored: Tensor, needed: Tensor) -> bool:
     return stored.ndim == needed.ndim and all(have >= want for have, want in zip(stored.shape, needed.shape, strict=True))
-
-
-def _digest(tensors: dict[str, Tensor], description: dict) -> str:
-    """Return the SHA-256 of the tensors, their names and shapes, and of the description."""
-    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(raw_bytes(tensor))
-    return digest.hexdigest()

