@@ -81,7 +81,7 @@ def test_killed_from_outside_at_any_moment_it_ends_the_same(processes, undisturb
     for attempt in range(1, 200):
         process = processes.Process(target=run, args=(str(tmp_path),))
         process.start()
-        process.join(timeout=rng.uniform(0, 0.002 * attempt**1.5))
+        process.join(timeout=rng.uniform(0, 0.004 * attempt**1.5))
         if process.exitcode is None:
             process.kill()
             killed += 1
