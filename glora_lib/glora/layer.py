@@ -161,7 +161,7 @@ class GLoRALinear(StandIn):
         fused = nn.Linear(self.in_features, self.out_features, bias=b is not None, device="meta", dtype=W.dtype)
         fused.weight = nn.Parameter(W.clone() if W is self.W0 else W)
         if b is not None:
-            fused.bias = nn.Parameter(b.clone())
+            fused.bias = nn.Parameter(b.to(W.dtype, copy=True))
         copy_hooks(self, fused)
         return fused.train(self.training)
 
