@@ -21,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 PY        := .venv/bin/python
 INSTALLED := .venv/.installed
-# -qq: only errors; the lines of the set-up below say what goes on. --no-compile: less than half of the 23,000 modules are ever imported
+# -qq: only errors; the lines of the set-up below say what goes on. --no-compile: most modules are never imported
 PIP       := PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install -qq --no-input --no-compile
 
 .PHONY: reproduce figures test lab format clean site help

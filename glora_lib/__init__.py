@@ -24,7 +24,8 @@ from glora_lib.glora.search import Found, evolve, random_search
 from glora_lib.glora.space import Choice, Config, Space
 from glora_lib.glora.supernet import train_supernet
 from glora_lib.methods import METHODS, NotFusable, trainable_parameters
-from glora_lib.methods.adapter_file import AdapterError, load_adapter, restore, save_adapter
+from glora_lib.methods.adapter_file import load_adapter, restore, save_adapter
+from glora_lib.methods.adapter_format import AdapterError
 from glora_lib.methods.exchange import ExchangeError
 from glora_lib.methods.from_lycoris import from_lycoris
 from glora_lib.methods.from_peft import from_peft

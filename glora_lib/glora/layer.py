@@ -157,7 +157,7 @@ class GLoRALinear(StandIn):
         A layer without bias gains one if C or E is in use.
         """
         W, b = self.effective()
-        # without values until it has its own: drawing some would move the global generator, and take as long as all the rest
+        # on the meta device until it has its own values: drawing others would move the global generator
         fused = nn.Linear(self.in_features, self.out_features, bias=b is not None, device="meta", dtype=W.dtype)
         fused.weight = nn.Parameter(W.clone() if W is self.W0 else W)
         if b is not None:

@@ -16,7 +16,7 @@ from glora_lib.runs import paths
 from glora_lib.training.timing import throughput
 
 SMOKE = gl.PROFILES["smoke"]
-ADDING = ("vpt_deep", "adapter", "adaptformer")
+COUNTED = ("base", "vpt_deep", "adapter", "adaptformer", "lora fused", "glora fused")
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -42,11 +42,11 @@ def models() -> dict[str, nn.Module]:
 
 @pytest.fixture(scope="module")
 def large() -> dict[str, int]:
-    """Multiply-adds on ViT-B/16, counted without weights: of the base, and of what adds some."""
+    """Multiply-adds of some models on ViT-B/16, counted without weights."""
     with torch.device("meta"):
         base = gl.load_backbone("vit_base_patch16_224", classes=10, weights="random")
-        methods = {name: gl.METHODS[name](copy.deepcopy(base), **inference.OPTIONS.get(name, {})) for name in ADDING}
-    return {name: flops(model, 224) // 2 for name, model in {"base": base, **methods}.items()}
+        models = inference.variants(lambda: copy.deepcopy(base))
+    return {name: flops(models[name], 224) // 2 for name in COUNTED}
 
 
 # operations
@@ -87,11 +87,12 @@ def test_adapters_add_what_the_paper_says(large, method):
     assert extra / 1e9 == pytest.approx(0.029, abs=5e-4)
 
 
-def test_fused_models_and_copies_have_the_operations_of_the_base(models):
-    counts = {name: flops(model, 32) for name, model in models.items()}
-    same = [name for name in counts if inference.kind(name) in ("fused", "copy")]
-    assert len(same) == 16
-    assert {counts[name] for name in same} == {counts["base"]}
+def test_fused_models_and_copies_have_the_operations_of_the_base(large, models):
+    small = {name: flops(model, 32) for name, model in models.items()}
+    for counts, number in ((large, 2), (small, 16)):
+        same = [name for name in counts if inference.kind(name) in ("fused", "copy")]
+        assert len(same) == number
+        assert {counts[name] for name in same} == {counts["base"]}
 
 
 def test_what_cannot_be_fused_is_not_among_the_fused(models):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from glora_lib.data import load_task
-from glora_lib.methods.adapter_file import AdapterError
+from glora_lib.methods.adapter_format import AdapterError
 from glora_lib.runs import kept, record
 from glora_lib.runs import run as run_module
 from glora_lib.runs.grid import Run, fill
